@@ -1,0 +1,284 @@
+"""The connection to the sidecar: a thread of its own, a loop of its own, one WebSocket that comes back by itself.
+
+Never the agent's loop: that may be blocked by a tool, and an abort must get through. This file moves frames and knows
+nothing of calls; what it is told and whom it tells is the ``Peer`` (the channel).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Protocol
+
+import aiohttp
+
+from outrider import wire
+from outrider_adapters.environment import Surroundings
+
+log = logging.getLogger("outrider")
+
+CONNECT_S = 2.0
+"""How long one connect, handshake and welcome may take."""
+FIRST_DELAY_S = 0.05
+MAX_DELAY_S = 2.0
+FATAL_DELAY_S = 30.0
+"""Pause after a refusal that will not change by itself (a wrong token, a protocol too old)."""
+POKED_DELAY_S = 0.1
+"""A waiting call shortens the pause to this; a fatal one to ten times this."""
+PING_S = 5.0
+"""WebSocket pings; an answer that is missing for half of it ends the connection (a stopped or frozen sidecar)."""
+RECEIVE_BYTES = 4 * wire.FRAME_BYTES
+
+
+class Sending(Protocol):
+    """Told that its frame is about to be written."""
+
+    sent: bool
+
+
+class Peer(Protocol):
+    """What the link talks to. Every method is called on the link's thread and must not block."""
+
+    def hello(self) -> bytes: ...
+    def welcome(self, frame: wire.Welcome) -> None: ...
+    def receive(self, frame: wire.FromGateway) -> None: ...
+    def lost(self) -> None: ...
+    def unreachable(self, attempt_began: float, trouble: str, fatal: bool) -> None: ...
+
+
+class Unwelcome(Exception):
+    """The sidecar answered and refused this process; asking again at once would not help."""
+
+
+class Link:
+    """One connection, kept up from ``start`` to ``stop``."""
+
+    def __init__(self, surroundings: Surroundings, peer: Peer) -> None:
+        self._surroundings = surroundings
+        self._peer = peer
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outbox: deque[tuple[bytes, Sending | None]] = deque()
+        self._urgent: deque[tuple[bytes, Sending | None]] = deque()
+        self._wake = asyncio.Event()
+        self._poked = asyncio.Event()
+        self._woken = False
+        self._stopping = False
+        self._heartbeat_s = PING_S
+        self.fd = -1  # the socket's, while there is one; a forked child must let go of it
+
+    # ── from any thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        if self._thread is not None:
+            return
+        self._loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="outrider-link", daemon=True)
+        self._thread.start()
+
+    def post(self, data: bytes, *, sending: Sending | None = None, urgent: bool = False) -> None:
+        """Queue a frame. Urgent ones (aborted, heartbeat) never wait behind data."""
+        (self._urgent if urgent else self._outbox).append((data, sending))
+        if not self._woken:
+            self._woken = True
+            self._on_loop(self._wake)
+
+    def poke(self) -> None:
+        """A call waits: do not sleep through the whole pause."""
+        self._on_loop(self._poked)
+
+    def later(self, delay_s: float, action: object, *args: object) -> asyncio.TimerHandle:
+        """A timer on the link's loop; only from the link's own thread."""
+        assert self._loop is not None
+        return self._loop.call_later(delay_s, action, *args)  # type: ignore[arg-type]
+
+    def stop(self, timeout_s: float) -> None:
+        """Write what is queued, close, end the thread; at most ``timeout_s``."""
+        self._stopping = True
+        self._on_loop(self._wake)
+        self._on_loop(self._poked)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _on_loop(self, event: asyncio.Event) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        if self._thread is threading.current_thread():
+            event.set()
+            return
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            loop.call_soon_threadsafe(event.set)
+
+    # ── on the link's thread ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._live())
+        except Exception:
+            log.exception("the channel's thread failed; governed calls will be refused")
+            self._peer.lost()
+        finally:
+            loop.close()
+
+    async def _live(self) -> None:
+        delay_s = FIRST_DELAY_S
+        async with aiohttp.ClientSession(connector=self._connector()) as http:
+            while not self._stopping:
+                began = time.monotonic()
+                was_up, trouble, fatal = await self._session(http)
+                if self._stopping:
+                    return
+                self._peer.unreachable(began, trouble, fatal)
+                delay_s = FIRST_DELAY_S if was_up else min(MAX_DELAY_S, delay_s * 2)
+                await self._pause(FATAL_DELAY_S if fatal else delay_s, POKED_DELAY_S * (10 if fatal else 1))
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        path = self._surroundings.socket_path
+        return aiohttp.UnixConnector(path) if path else aiohttp.TCPConnector()
+
+    async def _pause(self, delay_s: float, least_s: float) -> None:
+        """Jittered; shorter when a call waits."""
+        self._poked.clear()
+        await asyncio.sleep(min(delay_s, least_s) * random.uniform(0.5, 1.0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, delay_s - least_s) * random.uniform(0.5, 1.0)):
+                await self._poked.wait()
+
+    async def _session(self, http: aiohttp.ClientSession) -> tuple[bool, str, bool]:
+        """One connection's life: whether it was up, why it ended, whether asking again is of no use."""
+        up = False
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                socket = await self._connect(http)
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    welcome = await self._greet(socket)
+                self._outbox.clear()
+                self._urgent.clear()
+                self._heartbeat_s = max(0.05, welcome.limits.heartbeat_ms / 1000)
+                up = True
+                self._peer.welcome(welcome)
+                await self._serve(socket)
+            finally:
+                self.fd = -1
+                if up:
+                    self._peer.lost()
+                await socket.close()
+        except Unwelcome as refusal:
+            return up, str(refusal), True
+        except aiohttp.WSServerHandshakeError as error:
+            return up, *_handshake_trouble(error)
+        except TimeoutError:
+            return up, f"no answer within {CONNECT_S:g} s", False
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            return up, str(error) or type(error).__name__, False
+        return up, "the sidecar closed the connection", False
+
+    async def _connect(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse[bool]:
+        surroundings = self._surroundings
+        secure = ssl.create_default_context(cafile=surroundings.ca_file) if surroundings.ca_file else True
+        socket = await http.ws_connect(
+            surroundings.channel_url,
+            headers={"Authorization": f"Bearer {surroundings.bearer()}"},
+            heartbeat=PING_S,
+            max_msg_size=RECEIVE_BYTES,
+            timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
+            ssl=secure,
+            decode_text=False,
+        )
+        raw = socket.get_extra_info("socket")
+        self.fd = raw.fileno() if raw is not None else -1
+        return socket
+
+    async def _greet(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> wire.Welcome:
+        await socket.send_frame(self._peer.hello(), aiohttp.WSMsgType.TEXT)
+        while True:
+            message = await socket.receive()
+            if message.type not in DATA:
+                raise aiohttp.ClientConnectionError(f"closed during the greeting (code {socket.close_code})")
+            frame = decode(message.data)
+            if isinstance(frame, wire.ProblemFrame):
+                raise Unwelcome(str(frame.problem.get("detail", "the sidecar refused this process")))
+            if isinstance(frame, wire.Welcome):
+                return _agreed(frame)
+
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        sender = asyncio.create_task(self._send_all(socket))
+        beating = asyncio.create_task(self._beat())
+        try:
+            while not self._stopping:
+                message = await socket.receive()
+                if message.type not in DATA:
+                    return
+                frame = decode(message.data)
+                if frame is not None:
+                    self._peer.receive(frame)
+        finally:
+            for task in (sender, beating):
+                task.cancel()
+            await asyncio.gather(sender, beating, return_exceptions=True)
+
+    async def _send_all(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        """Writes until the connection ends; a stop closes it when everything is written."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._woken = False
+            while queue := self._urgent or self._outbox:
+                data, sending = queue.popleft()
+                if sending is not None:
+                    sending.sent = True
+                try:
+                    await socket.send_frame(data, aiohttp.WSMsgType.TEXT)
+                except (aiohttp.ClientError, OSError, RuntimeError):
+                    return  # the reader sees the end of the connection too
+            if self._stopping:
+                await socket.close()
+                return
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            self.post(HEARTBEAT, urgent=True)
+
+
+DATA = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
+HEARTBEAT = wire.encode_frame(wire.Heartbeat())
+
+
+def decode(data: bytes | str) -> wire.FromGateway | None:
+    """A frame, or None for one that this version does not know: a newer sidecar may say more."""
+    try:
+        return wire.decode_from_gateway.decode(data)
+    except ValueError as error:  # msgspec's errors are ValueErrors
+        log.debug("a frame of the sidecar was ignored: %s", error)
+        return None
+
+
+def _agreed(welcome: wire.Welcome) -> wire.Welcome:
+    if not wire.OLDEST_PROTOCOL <= welcome.protocol <= wire.PROTOCOL:
+        raise Unwelcome(
+            f"the sidecar speaks protocol {welcome.protocol} and this adapter {wire.OLDEST_PROTOCOL} to "
+            f"{wire.PROTOCOL}; install versions of outrider that are closer to each other on both sides"
+        )
+    return welcome
+
+
+def _handshake_trouble(error: aiohttp.WSServerHandshakeError) -> tuple[str, bool]:
+    if error.status in {401, 403}:
+        return (
+            f"it refused this process's token (HTTP {error.status}): OUTRIDER_TOKEN must hold its DATA/agent.token",
+            True,
+        )
+    if error.status == 404:
+        return "something answers there, but not a sidecar's data plane (HTTP 404)", True
+    return f"it answered HTTP {error.status}", False

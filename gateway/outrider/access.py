@@ -1,0 +1,40 @@
+"""What the access rules say of a call, and the refusal that this means. Asked once for each tool of a call, and again
+before each attempt when the policy changed meanwhile: denies always use the newest policy."""
+
+from __future__ import annotations
+
+from outrider import clock
+from outrider.calls import Outcome, OutcomeKind
+from outrider.errors import Code
+from outrider.flight import Flight
+from outrider.policy.load import Policy
+from outrider.policy.rules import Decision, Facts
+
+
+def decide(flight: Flight, policy: Policy, tool: str) -> Decision:
+    """What ``policy`` says of this call to ``tool`` (which is another one in a fallback)."""
+    call = flight.call
+    facts = Facts(tool, call.args, call.agent, call.run, call.session, call.principal.name, clock.wall())
+    return policy.rules.decide(facts)
+
+
+def refusal_of(decision: Decision, tool: str, stage: str) -> Outcome | None:
+    """The refusal a decision means, None where it allows."""
+    if decision.effect == "allow":
+        return None
+    code, detail = _sentence(decision, tool)
+    return Outcome(OutcomeKind.NOT_EXECUTED, code=code, detail=detail, stage=stage, rule=decision.rule)
+
+
+def _sentence(decision: Decision, tool: str) -> tuple[Code, str]:
+    if decision.effect == "no_rule":
+        return Code.NO_RULE, f"No rule of the policy allows {tool} for this agent."
+    if decision.error:
+        return Code.DENIED, f"The rule '{decision.rule}' could not be evaluated, which denies: {decision.error}"
+    if decision.effect == "require_approval":
+        return (
+            Code.APPROVAL_UNAVAILABLE,
+            f"The rule '{decision.rule}' asks a person first, and this version cannot ask; the call is refused.",
+        )
+    reason = decision.reason or "no reason given"
+    return Code.DENIED, f"The rule '{decision.rule}' denies {tool}: {reason}"

@@ -1,0 +1,181 @@
+"""Routes for agents: ``POST /v1/call``, the adapters' channel, and the probes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from outrider import clock
+from outrider.calls import Agent, Call, Outcome, Principal
+from outrider.errors import Code
+from outrider.flight import Flight
+from outrider.http_common import (
+    Handler,
+    Tokens,
+    bearer,
+    encode_json,
+    errors_as_problems,
+    problem_response,
+    refuse_cross_origin,
+    respond_problem,
+)
+from outrider.policy.current import CurrentPolicy
+from outrider.supervisor import Supervisor
+from outrider.wire import CallAnswer, CallBody
+
+DEADLINE_HEADER = "Gateway-Timeout-Ms"
+MAX_NAME_CHARS = 200
+OPEN_PATHS = frozenset({"/livez", "/readyz"})
+_decode_body = msgspec.json.Decoder(CallBody).decode
+_encode_answer = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class BadRequest(ValueError):
+    """A request that cannot be understood; the sentence says what and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    """What the routes need. ``ready`` says why this sidecar is not ready, None when it is."""
+
+    supervisor: Supervisor
+    policies: CurrentPolicy
+    tokens: Tokens
+    channel: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ready: Callable[[], str | None]
+
+
+def data_app(plane: DataPlane) -> web.Application:
+    """The agents' listener."""
+    app = web.Application(
+        middlewares=[errors_as_problems, refuse_cross_origin, _agents_only(plane.tokens)],
+        client_max_size=64 * 1024 * 1024,  # the policy's own, smaller limit is applied while reading
+    )
+
+    async def call(request: web.Request) -> web.StreamResponse:
+        return await _call(plane, request)
+
+    async def livez(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        why = plane.ready()
+        return web.Response(text="ok\n") if why is None else web.Response(text=f"not ready: {why}\n", status=503)
+
+    app.router.add_post("/v1/call", call)
+    app.router.add_get("/v1/channel", plane.channel)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+def _agents_only(tokens: Tokens) -> Any:
+    @web.middleware
+    async def agents_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in OPEN_PATHS or tokens.kind(bearer(request)) == "agent":
+            return await handler(request)
+        if not bearer(request):
+            detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (the file agent.token in the data folder)."
+        else:
+            detail = "This is not the agents' token of this sidecar."
+        return problem_response(Code.UNAUTHENTICATED, detail)
+
+    return agents_only
+
+
+async def _call(plane: DataPlane, request: web.Request) -> web.Response:
+    limit = plane.policies.current.limits.max_body_bytes
+    body = await _read(request, limit)
+    if body is None:
+        return problem_response(Code.TOO_LARGE, f"The body is larger than {limit} bytes (limits.maxBody).")
+    try:
+        call = to_call(body, request)
+    except BadRequest as wrong:
+        return problem_response(Code.INVALID_REQUEST, str(wrong))
+    flight = plane.supervisor.submit(call)
+    assert flight.answer is not None
+    try:
+        outcome = await asyncio.shield(flight.answer)
+    except asyncio.CancelledError:
+        plane.supervisor.caller_gone(flight)
+        raise
+    return _answer(flight, outcome, plane.supervisor)
+
+
+async def _read(request: web.Request, limit: int) -> bytes | None:
+    """The body, or None where it is larger than ``limit`` bytes."""
+    if request.content_length is not None:
+        return await request.read() if request.content_length <= limit else None
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            return None
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def to_call(body: bytes, request: web.Request) -> Call:
+    """The call that a request asks for. Raises BadRequest."""
+    try:
+        asked = _decode_body(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not what POST /v1/call takes: {error}. {EXAMPLE}") from None
+    agent = _one_of(request, "Outrider-Agent", asked.agent, "agent") or "anonymous"
+    return Call(
+        id=clock.new_id(),
+        tool=_name(asked.tool, "tool"),
+        args=asked.args,
+        agent=Agent(name=agent),
+        principal=Principal("token:agent"),
+        run=_one_of(request, "Outrider-Run", asked.run, "run"),
+        session=_name(asked.session or "", "session"),
+        parent=_name(asked.parent or "", "parent"),
+        caller_ref=_name(asked.caller_ref or "", "caller_ref"),
+        deadline_ms=_deadline_ms(request),
+        traceparent=request.headers.get("traceparent", "")[:64],
+    )
+
+
+EXAMPLE = 'For example: {"tool": "ledger.get_balance", "args": {"id": "42"}, "agent": "researcher"}'
+
+
+def _one_of(request: web.Request, header: str, in_body: str | None, field: str) -> str:
+    """A value that may come by header or body; both may not disagree."""
+    in_header = request.headers.get(header)
+    if in_header is not None and in_body is not None and in_header != in_body:
+        raise BadRequest(f"The header {header} and the body's '{field}' disagree; send one of them.")
+    return _name(in_header if in_header is not None else in_body or "", field)
+
+
+def _name(text: str, field: str) -> str:
+    if len(text) > MAX_NAME_CHARS:
+        raise BadRequest(f"'{field}' is longer than {MAX_NAME_CHARS} characters.")
+    if not text.isprintable():
+        raise BadRequest(f"'{field}' holds characters that cannot be printed.")
+    return text
+
+
+def _deadline_ms(request: web.Request) -> int | None:
+    text = request.headers.get(DEADLINE_HEADER)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 86_400_000:
+        raise BadRequest(f"{DEADLINE_HEADER} is whole milliseconds from 1 to 86400000, not '{text[:40]}'.")
+    return int(text)
+
+
+def _answer(flight: Flight, outcome: Outcome, supervisor: Supervisor) -> web.Response:
+    if not outcome.ok:
+        return respond_problem(supervisor.problem(flight, outcome))
+    answer = CallAnswer(flight.call.id, "ok", outcome.value, flight.attempts, outcome.degraded)
+    return web.Response(body=_encode_answer(answer), content_type="application/json")
+
+
+__all__ = ["DataPlane", "data_app", "encode_json", "to_call"]

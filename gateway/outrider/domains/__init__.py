@@ -1,0 +1,1 @@
+"""What a fault domain shares: breaker, bulkhead, retry budget, rate limits."""

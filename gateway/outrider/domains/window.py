@@ -1,0 +1,63 @@
+"""A count over the last seconds, in buckets: bounded memory, whatever the rate."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import floor
+
+BUCKETS = 10
+"""A window is this many buckets, so its edge is exact to a tenth of its span."""
+
+
+class Window:
+    """Counts what happened in the last ``span_s`` seconds. ``now`` never goes back.
+
+    The edge falls inside one bucket. ``at_most`` leaves that bucket out (it covers nine tenths of the span or more,
+    never more than the span), ``at_least`` takes it in (the span or more): who compares two counts picks for each
+    the side that refuses in doubt."""
+
+    __slots__ = ("_counts", "_width_s", "span_s")
+
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
+        self._width_s = span_s / BUCKETS
+        self._counts: deque[list[int]] = deque()  # [index of the bucket, count], oldest first, at most BUCKETS + 1
+
+    def add(self, now: float, count: int = 1) -> None:
+        """Count ``count`` things that happen now."""
+        index = self._index(now)
+        if self._counts and self._counts[-1][0] >= index:
+            self._counts[-1][1] += count
+            return
+        self._counts.append([index, count])
+        self._forget(index)
+
+    def at_most(self, now: float) -> int:
+        """What happened in the last ``span_s`` seconds, perhaps a bucket too few."""
+        oldest = self._index(now) - BUCKETS
+        return sum(count for index, count in self._counts if index > oldest)
+
+    def at_least(self, now: float) -> int:
+        """What happened in the last ``span_s`` seconds, perhaps a bucket too many."""
+        oldest = self._index(now) - BUCKETS
+        return sum(count for index, count in self._counts if index >= oldest)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._counts.clear()
+
+    def resized(self, span_s: float, *, late: bool = False) -> Window:
+        """The same counts in a window of another span. ``late`` moves what cannot be placed exactly to the later
+        side, so that ``at_least`` stays true; otherwise to the earlier, so that ``at_most`` does."""
+        other = Window(span_s)
+        for index, count in self._counts:
+            edge = index + 1 if late else index
+            other.add(edge * self._width_s, count)
+        return other
+
+    def _index(self, now: float) -> int:
+        return floor(now / self._width_s)
+
+    def _forget(self, index: int) -> None:
+        while self._counts[0][0] < index - BUCKETS:
+            self._counts.popleft()

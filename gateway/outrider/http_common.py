@@ -1,0 +1,155 @@
+"""What both planes share: credentials, problems, limits, and no to browsers of other origins."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from outrider.errors import CODES, Code, Misconfigured, problem
+from outrider.settings import Settings, Tls
+
+log = logging.getLogger("outrider.http")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PROBLEM_TYPE = "application/problem+json"
+MIN_TOKEN_CHARS = 16
+encode_json = msgspec.json.Encoder(enc_hook=str).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The bearer tokens of this sidecar. ``metrics`` may read /metrics and nothing else."""
+
+    agent: str
+    admin: str
+    metrics: str | None = None
+
+    def kind(self, token: str) -> Literal["agent", "admin", "metrics"] | None:
+        """Whose token this is, in constant time for each candidate."""
+        given = token.encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(given, self.agent.encode()):
+            return "agent"
+        if hmac.compare_digest(given, self.admin.encode()):
+            return "admin"
+        if self.metrics is not None and hmac.compare_digest(given, self.metrics.encode()):
+            return "metrics"
+        return None
+
+    @classmethod
+    def load(cls, settings: Settings) -> Tokens:
+        """Read them, making the agents' and the people's on the first start. Raises Misconfigured."""
+        metrics = settings.metrics_token_file
+        return cls(
+            agent=_read_or_make(settings.agent_token_file),
+            admin=_read_or_make(settings.admin_token_file),
+            metrics=_read(metrics) if metrics.exists() else None,
+        )
+
+
+def _read_or_make(path: Path) -> str:
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise Misconfigured(f"The token file {path} cannot be read: {error.strerror}.") from None
+    if len(token) < MIN_TOKEN_CHARS:
+        raise Misconfigured(
+            f"The token in {path} is shorter than {MIN_TOKEN_CHARS} characters. Delete the file, and the next start makes one."
+        )
+    return token
+
+
+def bearer(request: web.Request) -> str:
+    """The token of ``Authorization: Bearer …``, empty where there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def problem_response(code: Code, detail: str, *, status: int | None = None, **fields: Any) -> web.Response:
+    """An RFC 9457 answer."""
+    return respond_problem(problem(code, detail, status=status, **fields))
+
+
+def respond_problem(body: dict[str, Any]) -> web.Response:
+    """The HTTP answer of a problem object, with ``Retry-After`` (whole seconds, rounded up) where it is known."""
+    headers: dict[str, str] = {}
+    retry_after_ms = body.get("retry_after_ms")
+    if retry_after_ms is not None:
+        headers["Retry-After"] = str(max(1, -(-int(retry_after_ms) // 1000)))
+    if body["status"] == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="outrider"'
+    return web.Response(
+        body=encode_json(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE
+    )
+
+
+def json_response(body: Any, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=encode_json(body), status=status, content_type="application/json")
+
+
+@web.middleware
+async def refuse_cross_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A page of another origin may not use a person's browser to reach this listener."""
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and origin != f"{request.scheme}://{request.host}"
+    if foreign or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+        return problem_response(Code.FORBIDDEN, "Requests from pages of another origin are refused.")
+    return await handler(request)
+
+
+@web.middleware
+async def errors_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error answer is a problem object: the framework's own ones and faults of ours."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return respond_problem(_of_http_error(request, error))
+    except Exception:
+        log.exception("a route failed", extra={"path": request.path})
+        return problem_response(Code.INTERNAL, "A fault in Outrider; see the sidecar's log.")
+
+
+def _of_http_error(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
+    by_status = {CODES[code].status: code for code in (Code.INVALID_REQUEST, Code.NOT_FOUND, Code.TOO_LARGE)}
+    code = by_status.get(error.status, Code.INVALID_REQUEST)
+    details = {
+        404: f"There is no {request.method} {request.path} here.",
+        405: f"{request.method} is not offered at {request.path}; allowed: {error.headers.get('Allow', '')}.",
+        413: "The request's body is larger than this listener accepts.",
+    }
+    return problem(code, details.get(error.status, error.reason), status=error.status)
+
+
+def ssl_context(tls: Tls, option: str) -> ssl.SSLContext | None:
+    """The TLS of a listener, None for plain text. Raises Misconfigured."""
+    if not (tls.cert_file or tls.key_file):
+        return None
+    if not (tls.cert_file and tls.key_file):
+        raise Misconfigured(f"{option}: a certificate and a key belong together; only one of them is given.")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"{option}: {tls.cert_file} and {tls.key_file} cannot be used: {error}") from None
+    return context

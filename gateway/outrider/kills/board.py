@@ -1,0 +1,375 @@
+"""The board itself: engage, lift, match, and what happens by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from outrider import clock
+from outrider.calls import Call
+from outrider.errors import Code, Refused
+from outrider.kills import stored
+from outrider.kills.file import lies_there, reason_in
+from outrider.kills.scopes import MAX_TEXT, Index, Kill, Lift, Scope, invalid, shown
+from outrider.ledger.record import Event, EventType
+
+if TYPE_CHECKING:
+    from outrider.ledger.writer import Ledger
+    from outrider.store import Store
+
+MAX_KILLS = 1000
+"""Kills engaged at once; a global one is always accepted."""
+MAX_HISTORY = 200
+DURABLE_WAIT_S = 0.5
+"""How long a kill waits for the disk before it takes effect without it."""
+LIFT_WAIT_S = 5.0
+TEND_EVERY_S = 0.25
+"""How often DATA/KILL is looked at: it engages within 1 s."""
+RETRY_S = 1.0
+
+T = TypeVar("T")
+Listener = Callable[[Kill, bool], None]
+Engage = Callable[[str, str, float | None, str], Awaitable[object]]
+
+log = logging.getLogger("outrider.kills")
+
+
+def _no_file() -> Path | None:
+    return None
+
+
+class KillBoard:
+    """All kills engaged now. ``match`` is memory only; ``engage`` and ``lift`` write first.
+
+    ``file`` tells which file stops everything while it lies there, None for none; it is asked at every look, so that
+    a policy may switch it off. While the file is there a global kill is engaged and cannot be lifted: whoever laid it
+    there may have no other way to speak. Removing the file lifts nothing.
+    """
+
+    def __init__(self, ledger: Ledger, *, file: Callable[[], Path | None] = _no_file, boot: str | None = None) -> None:
+        self._ledger = ledger
+        self._file = file
+        self._boot = stored.boot_id() if boot is None else boot
+        self._kills: dict[str, Kill] = {}
+        self._index: Index | None = None
+        self._history: deque[Kill] = deque(maxlen=MAX_HISTORY)
+        self._listeners: list[Listener] = []
+        self._engaging: dict[Scope, asyncio.Event] = {}
+        self._lifting: dict[str, asyncio.Task[Kill]] = {}
+        self._writing: set[str] = set()
+        self._retry_at = -math.inf
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def load(
+        cls, store: Store, ledger: Ledger, *, file: Callable[[], Path | None] = _no_file, boot: str | None = None
+    ) -> KillBoard:
+        """The board as the last sidecar left it, and the file looked at once: before anything is served."""
+        board = cls(ledger, file=file, boot=boot)
+        try:
+            board.restore(store.read(stored.SELECT))
+        except Exception as fault:  # whatever is wrong: not knowing what is stopped stops everything
+            log.exception("the stored kills cannot be read")
+            board._doubt(f"the stored kills cannot be read ({fault})", -1)
+        await board._obey_file(board.engage)
+        return board
+
+    def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take over stored rows. One that cannot be read counts as a global kill."""
+        for row in rows:
+            try:
+                kill = stored.read(row, self._boot)
+            except Exception as fault:  # a row of any shape, perhaps written by a newer Outrider
+                if row["lifted_at"] is None:
+                    self._doubt(f"a stored kill cannot be read ({fault})", row["row"])
+                continue
+            if kill.lifted is None:
+                self._kills[kill.id] = kill
+            else:
+                self._history.append(kill)
+        self._reindex()
+
+    def _doubt(self, what: str, row: int) -> None:
+        reason = f"{what}; it may have stopped anything, so everything is stopped until a person lifts this"
+        kill = Kill(
+            id=clock.new_id(),
+            target=Scope("global"),
+            reason=reason[:MAX_TEXT],
+            by="outrider",
+            at=clock.wall(),
+            mono=clock.monotonic(),
+            durable=True,
+            row=row,
+        )
+        self._kills[kill.id] = kill
+        self._reindex()
+
+    def subscribe(self, listener: Listener) -> None:
+        """``listener(kill, True)`` right after it took effect, ``listener(kill, False)`` right after it was lifted."""
+        self._listeners.append(listener)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def match(self, call: Call, tool: str | None = None, upstream: str | None = None) -> Kill | None:
+        """A kill that covers this call, or that covers it while it is tried with another ``tool`` (a fallback)."""
+        index = self._index
+        if index is None:
+            return None
+        found = index.find(call.agent.name, call.run, call.tool, call.upstream)
+        if found is not None or (tool is None and upstream is None):
+            return found
+        other = tool or call.tool
+        return index.find(call.agent.name, call.run, other, upstream or other.partition(".")[0])
+
+    def covers(self, kill_id: str, call: Call, tool: str | None = None, upstream: str | None = None) -> bool:
+        """Whether this one kill covers the call, or covers it while it is tried with another ``tool``."""
+        target, other = self._kills[kill_id].target, tool or call.tool
+        return target.covers(call.agent.name, call.run, call.tool, call.upstream) or target.covers(
+            call.agent.name, call.run, other, upstream or other.partition(".")[0]
+        )
+
+    def all(self) -> tuple[Kill, ...]:
+        """Every kill engaged, oldest first."""
+        return tuple(self._kills.values())
+
+    def scopes(self) -> tuple[str, ...]:
+        """What is stopped, in the words of a policy and of the channel's ``welcome``."""
+        return tuple({kill.scope: None for kill in self._kills.values()})
+
+    def history(self) -> tuple[Kill, ...]:
+        """The last kills that were lifted, newest first, at most ``MAX_HISTORY``."""
+        return tuple(reversed(self._history))
+
+    def get(self, kill_id: str) -> Kill:
+        """The engaged kill with this id. Raises KeyError."""
+        return self._kills[kill_id]
+
+    # ── engaging ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def engage(self, scope: Scope | str, reason: str, ttl_s: float | None = None, by: str = "") -> Kill:
+        """Stop what ``scope`` covers. Answers once it is in force and on disk, or, after ``DURABLE_WAIT_S``, in force
+        and not yet on disk. The same scope again is the same kill; it lasts as long as the longer of the two.
+
+        Once begun it is not undone when the caller is cancelled. Raises Refused: the scope or the time cannot be
+        understood, or ``MAX_KILLS`` are engaged.
+        """
+        parsed = Scope.parse(scope) if isinstance(scope, str) else scope
+        if ttl_s is not None and not 0 < ttl_s < math.inf:
+            raise invalid(f"A ttl of {ttl_s} seconds is none. Leave it out: the kill then lasts until it is lifted.")
+        wanted = Kill(
+            id=clock.new_id(),
+            target=parsed,
+            reason=_cut(reason) or "no reason given",
+            by=_cut(by) or "unknown",
+            at=clock.wall(),
+            mono=clock.monotonic(),
+            ttl_s=ttl_s,
+        )
+        return await asyncio.shield(self._spawn(self._engage(wanted)))
+
+    async def _engage(self, wanted: Kill) -> Kill:
+        while (other := self._engaging.get(wanted.target)) is not None:
+            await other.wait()
+        present = self._present(wanted.target)
+        if present is None:
+            self._refuse_too_many(wanted.target)
+        kill = wanted if present is None else present.outlasting(wanted)
+        if kill is present:
+            return kill
+        done = self._engaging[wanted.target] = asyncio.Event()
+        try:
+            durable = await _within(self._write(kill), DURABLE_WAIT_S)
+            return self._take_effect(replace(kill, durable=durable))
+        finally:
+            del self._engaging[wanted.target]
+            done.set()
+
+    def _present(self, scope: Scope) -> Kill | None:
+        """The kill of this scope. One that is being lifted, or that stands for an unreadable row, does not count."""
+        for kill in self._kills.values():
+            if kill.target == scope and kill.row is None and kill.id not in self._lifting:
+                return kill
+        return None
+
+    def _refuse_too_many(self, scope: Scope) -> None:
+        engaged = len(self._kills) + len(self._engaging)
+        if scope.kind != "global" and engaged >= MAX_KILLS:
+            sentence = (
+                f"{MAX_KILLS} kills are engaged, which is the limit. Engage one that covers many "
+                "(agent:PREFIX*, tool:PREFIX*, global), or lift some first."
+            )
+            raise Refused(sentence, {"code": Code.CONFLICT.value})
+
+    def _take_effect(self, kill: Kill) -> Kill:
+        self._kills[kill.id] = kill
+        self._reindex()
+        self._tell(kill, True)
+        log.warning("kill engaged: %s (%s) by %s: %s", kill.scope, kill.id, shown(kill.by), shown(kill.reason))
+        return kill
+
+    def _write(self, kill: Kill) -> asyncio.Task[bool]:
+        """Write the kill; the task says whether it is on disk, and never fails."""
+        self._writing.add(kill.id)
+        event = Event(type=EventType.KILL_ENGAGED, actor=kill.by, reason=kill.reason, data=kill.facts())
+        appended = self._append(event, stored.engaged(kill, self._boot))
+        return self._spawn(self._confirm(kill, appended))
+
+    async def _confirm(self, kill: Kill, appended: asyncio.Future[int]) -> bool:
+        try:
+            await appended
+        except Exception as fault:  # disk full, locked, closed: the kill stands, and is written later
+            log.error("kill %s (%s) could not be written yet: %s", kill.scope, kill.id, fault)
+            return False
+        finally:
+            self._writing.discard(kill.id)
+        now = self._kills.get(kill.id)
+        if now is not None and not now.durable and now.ttl_s == kill.ttl_s:
+            self._kills[kill.id] = replace(now, durable=True)
+            self._reindex()
+        return True
+
+    def _append(self, event: Event, mutations: list[stored.Mutation]) -> asyncio.Future[int]:
+        """As the ledger's, but it never raises at once."""
+        try:
+            return self._ledger.append(event, durable=True, mutations=mutations)
+        except Exception as fault:
+            failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            failed.set_exception(fault)
+            return failed
+
+    # ── lifting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lift(self, kill_id: str, reason: str, by: str = "") -> Kill:
+        """Release what a kill stopped, durably first; once begun it is not undone when the caller is cancelled.
+
+        Raises KeyError when no such kill is engaged, and Refused: no reason was given, the file is still there, or the
+        ledger cannot be written; the kill then stays."""
+        kill = self._kills[kill_id]
+        if not reason.strip():
+            raise invalid("Lifting a kill needs a reason: say who decided that it is safe, and why.")
+        if kill.target.kind == "global" and (path := self._file_there()) is not None:
+            sentence = (
+                f"The file {path.name} in the data folder stops everything while it is there. Remove it, then lift."
+            )
+            raise Refused(sentence, {"code": Code.CONFLICT.value})
+        lifting = self._lift(kill_id, _cut(reason), _cut(by) or "unknown")
+        done, _ = await asyncio.wait({lifting}, timeout=LIFT_WAIT_S)
+        if not done:
+            raise _stays("The ledger does not answer. The kill stays until it does, and is lifted then.")
+        return lifting.result()
+
+    def _lift(self, kill_id: str, reason: str, by: str) -> asyncio.Task[Kill]:
+        if kill_id not in self._lifting:
+            task = self._lifting[kill_id] = self._spawn(self._release(kill_id, reason, by))
+            task.add_done_callback(lambda ended: self._lift_ended(kill_id, ended))
+        return self._lifting[kill_id]
+
+    async def _release(self, kill_id: str, reason: str, by: str) -> Kill:
+        while (other := self._engaging.get(self._kills[kill_id].target)) is not None:
+            await other.wait()
+        kill = self._kills[kill_id]
+        if not kill.durable:
+            raise _stays("The kill itself is not on disk yet. It stays, and can be lifted once it is.")
+        kill = replace(kill, lifted=Lift(clock.wall(), by, reason))
+        event = Event(type=EventType.KILL_LIFTED, actor=by, reason=reason, data=kill.facts())
+        try:
+            await self._append(event, stored.lifted(kill))
+        except Exception as fault:
+            raise _stays(f"The ledger cannot be written ({fault}). The kill stays.") from fault
+        del self._kills[kill_id]
+        self._history.append(kill)
+        self._reindex()
+        self._tell(kill, False)
+        log.warning("kill lifted: %s (%s) by %s: %s", kill.scope, kill_id, shown(by), shown(reason))
+        return kill
+
+    def _lift_ended(self, kill_id: str, ended: asyncio.Task[Kill]) -> None:
+        del self._lifting[kill_id]
+        if not ended.cancelled() and (fault := ended.exception()) is not None:
+            log.error("kill %s stays: %s", kill_id, fault)
+
+    # ── what happens by itself ───────────────────────────────────────────────────────────────────────────────────
+
+    async def tend(self, engage: Engage | None = None) -> None:
+        """Runs until cancelled: obeys the file, writes what could not be written, lifts what expired. ``engage`` is who
+        engages for the file (the supervisor, which also wakes the waiters); the board itself when left out."""
+        while True:
+            try:
+                await self._obey_file(engage or self.engage)
+                self._write_again(clock.monotonic())
+                self._lift_expired(clock.wall(), clock.monotonic())
+            except Exception:  # the next round tries again; what is engaged stands
+                log.exception("tending the kill board failed")
+            await asyncio.sleep(TEND_EVERY_S)
+
+    async def _obey_file(self, engage: Engage) -> None:
+        path = self._file_there()
+        if path is None or self._present(Scope("global")) is not None:
+            return
+        reason, by = reason_in(path), f"file {path.name}"
+        try:
+            await engage("global", reason, None, by)
+        except Exception:  # whoever should wake the waiters cannot; the kill takes effect all the same
+            log.exception("the kill by %s could not be carried out whole", path.name)
+            await self.engage("global", reason, None, by)
+
+    def _file_there(self) -> Path | None:
+        path = self._file()
+        return path if path is not None and lies_there(path) else None
+
+    def _write_again(self, now: float) -> None:
+        if now < self._retry_at:
+            return
+        self._retry_at = now + RETRY_S
+        for kill in self.all():
+            if not kill.durable and kill.id not in self._writing:
+                self._write(kill)
+
+    def _lift_expired(self, wall: float, mono: float) -> None:
+        for kill in self.all():
+            if not kill.durable or not kill.expired(wall, mono) or kill.id in self._lifting:
+                continue
+            if kill.target.kind == "global" and self._file_there() is not None:
+                continue
+            self._lift(kill.id, "its time was over", "expiry")
+
+    async def close(self) -> None:
+        """Wait, bounded, for what is being written. Called once, before the ledger is closed."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=LIFT_WAIT_S)
+
+    def _reindex(self) -> None:
+        self._index = Index(self._kills.values()) if self._kills else None
+
+    def _tell(self, kill: Kill, engaged: bool) -> None:
+        for listener in self._listeners:
+            try:
+                listener(kill, engaged)
+            except Exception:  # a listener's fault must not undo a kill
+                log.exception("a listener of the kill board failed")
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _within(writing: asyncio.Task[bool], seconds: float) -> bool:
+    """Whether it is on disk by then. The task goes on."""
+    done, _ = await asyncio.wait({writing}, timeout=seconds)
+    return bool(done) and writing.result()
+
+
+def _cut(text: str) -> str:
+    return text.strip()[:MAX_TEXT]
+
+
+def _stays(sentence: str) -> Refused:
+    return Refused(sentence, {"code": Code.LEDGER_UNAVAILABLE.value})

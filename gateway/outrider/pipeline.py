@@ -1,0 +1,95 @@
+"""One call's way. READ THIS FIRST.
+
+    per call, once     ingest ─ kill switch ─ [who is it] ─ access rules ─ prior outcome ─ [idempotency claim] ─ peek
+                       ─ [approval ─ kill switch and denies again] ─ [quotas] ─ deadline ─ [claims] ─ fallback ─ retry
+    per attempt        attempt gate ─ bulkhead ─ permits ─ journal ─ send
+
+The stages in brackets come later; their places are kept. Who is it: the data plane has checked the agents' token, and
+the name is recorded as asserted.
+
+Why this order: the kill switch comes before identity so that it works while an identity provider is down. What cannot
+run now is not put before a person (peek). Claims come before the bulkhead, the other order can deadlock. Breaker, bulkhead and
+rate limit are inside retry: outside, the breaker would undercount and a sleeping retry would hold a slot. The intent is
+durable before the send, and the kill switch is asked once more between the two. Fallback is outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from outrider.calls import Outcome
+from outrider.domains.domain import Domains
+from outrider.flight import Flight
+from outrider.health import Health
+from outrider.kills import KillBoard
+from outrider.policy.load import Policy
+from outrider.recorder import Recorder
+from outrider.stages import Next, Stage
+from outrider.stages.access import Access
+from outrider.stages.attempt_gate import AttemptGate
+from outrider.stages.bulkhead import Bulkhead
+from outrider.stages.deadline import Deadline
+from outrider.stages.fallback import Fallback
+from outrider.stages.ingest import Ingest
+from outrider.stages.journal import Journal
+from outrider.stages.kill_switch import KillSwitch
+from outrider.stages.peek import Peek
+from outrider.stages.permits import Permits
+from outrider.stages.prior_outcome import PriorOutcome
+from outrider.stages.retry import Retry
+from outrider.stages.send import DriverOf, Send
+from outrider.unresolved import Unresolved
+
+
+def stages(
+    *,
+    inflight: Callable[[], int],
+    draining: Callable[[], bool],
+    kills: KillBoard,
+    health: Health,
+    domains: Domains,
+    unresolved: Unresolved,
+    recorder: Recorder,
+    newest: Callable[[], Policy],
+    driver_of: DriverOf,
+) -> tuple[Stage, ...]:
+    """The one ordered list. ``newest`` is the policy in force now; a call's own is pinned in its flight."""
+    return (
+        # per call, once
+        Ingest(inflight, draining),
+        KillSwitch(kills),
+        # who is it
+        Access(recorder),
+        PriorOutcome(unresolved),
+        # idempotency claim
+        Peek(health),
+        # approval, then kill switch and denies again
+        # quotas
+        Deadline(),
+        # claims
+        Fallback(recorder),
+        Retry(domains),
+        # per attempt
+        AttemptGate(kills, health, newest),
+        Bulkhead(),
+        Permits(),
+        Journal(recorder),
+        Send(kills, driver_of),
+    )
+
+
+def compose(chain: Sequence[Stage]) -> Next:
+    """The chain as one function. The last stage must answer."""
+
+    async def end(flight: Flight) -> Outcome:
+        raise AssertionError(f"no stage answered call {flight.call.id}")
+
+    following: Next = end
+    for stage in reversed(chain):
+        following = partial(_step, stage, following)
+    return following
+
+
+def _step(stage: Stage, following: Next, flight: Flight) -> Awaitable[Outcome]:
+    return stage(flight, following)

@@ -1,0 +1,1 @@
+"""Policy: how each tool is called, and who may call it."""

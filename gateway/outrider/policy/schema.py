@@ -1,0 +1,462 @@
+"""The typed document: every key of the policy language, its unit, its bounds, its default and what it means.
+
+Keys are spelled ``likeThis``; unknown keys are refused. The defaults are those of ``plans``, so that the schema cannot
+say another number than the one in force. Sections are validated one by one (see ``draft``), so that one fault does not
+hide another; ``Policy`` as a whole is what ``json_schema`` shows to editors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from outrider.policy import plans
+from outrider.policy.fields import (
+    UPSTREAM_NAME,
+    Count,
+    Duration,
+    HeaderName,
+    Model,
+    Pattern,
+    PositiveDuration,
+    Rate,
+    RedactPath,
+    RetryWord,
+    Size,
+    Text,
+    ToolName,
+    ToolPattern,
+    default,
+    exactly_one,
+    fault,
+    lasting,
+    optional,
+)
+from outrider.policy.units import format_size
+
+API_VERSION = "outrider.dev/v1alpha1"
+KIND = "Policy"
+
+# ── how a tool is called ─────────────────────────────────────────────────────────────────────────────────────────
+
+_TIMEOUTS = plans.Timeouts()
+_RETRY = plans.Retry()
+
+
+class Timeouts(Model):
+    """How long a call and its attempts may take."""
+
+    total: PositiveDuration = lasting(
+        _TIMEOUTS.total_s, "The whole call, with its retries, waits and fallbacks. A caller may only shorten it."
+    )
+    per_try: PositiveDuration = lasting(_TIMEOUTS.per_try_s, "One attempt. Must be less than total.")
+    connect: PositiveDuration = lasting(
+        _TIMEOUTS.connect_s, "Connecting to an HTTP upstream; an attempt that ends here was not executed."
+    )
+
+
+class Backoff(Model):
+    """The wait before attempt n + 1: a random time between 0 and min(max, initial * multiplier^(n-1))."""
+
+    initial: PositiveDuration = lasting(_RETRY.initial_s, "The longest wait before the second attempt.")
+    multiplier: float = default(_RETRY.multiplier, "What the longest wait grows by.", ge=1, le=10)
+    max: PositiveDuration = lasting(_RETRY.max_s, "The longest wait before any attempt.")
+
+
+class RetryAfter(Model):
+    """What an upstream's Retry-After does."""
+
+    honor: bool = default(_RETRY.honor_retry_after, "Wait as long as the upstream asks, never less.")
+    max: Duration = lasting(
+        _RETRY.retry_after_max_s,
+        "Asked to wait longer than this, the call fails at once and is told when to come back.",
+    )
+
+
+class Retry(Model):
+    """When a failed attempt is followed by another."""
+
+    max_attempts: int = default(
+        _RETRY.max_attempts, "How many attempts a call has, the first included. 1 disables retries.", ge=1, le=10
+    )
+    backoff: Backoff = optional("The waits between attempts.")
+    retry_on: list[RetryWord] = default(
+        list(_RETRY.retry_on),
+        "Which failures are retried: not_executed, reset, timeout, protocol, raised, http-503, http-5xx, or an "
+        "exception's qualified name. What a write may not repeat is left out by itself.",
+        max_length=64,
+    )
+    retry_after: RetryAfter = optional("What an upstream's Retry-After does.")
+
+
+class IdempotencySend(Model):
+    """Where the key travels: exactly one of the two."""
+
+    model_config = exactly_one("header", "argument")
+
+    header: HeaderName = optional("The name of the HTTP header that carries the key.")
+    argument: Text = optional("The name of the argument that carries the key.")
+
+    @model_validator(mode="after")
+    def _one(self) -> IdempotencySend:
+        if len(self.model_fields_set) != 1:
+            raise fault("E53", "the key is sent in exactly one place.", "write either header or argument.")
+        return self
+
+
+class Idempotency(Model):
+    """How an upstream that deduplicates learns the call's key. The key is the call's id, the same for each attempt."""
+
+    send: IdempotencySend = Field(description="Where the key travels.")
+
+
+class StaticFallback(Model):
+    """A value instead of an answer."""
+
+    value: Any = Field(description="The result that the caller gets, marked as degraded. Any JSON value, null too.")
+
+
+class Fallback(Model):
+    """One way out after failure: exactly one of tool and static."""
+
+    model_config = exactly_one("tool", "static")
+
+    tool: ToolName = optional("Another tool, called with the same arguments and governed by its own plan and rules.")
+    static: StaticFallback = optional("A fixed value.")
+    only_if: Literal["not_executed"] = optional("Only when the failed attempts provably never ran.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Fallback:
+        if len(self.model_fields_set & {"tool", "static"}) != 1:
+            raise fault(
+                "E53",
+                "a fallback is exactly one of tool and static.",
+                "write '- tool: NAME' or '- static: {value: …}'.",
+            )
+        return self
+
+
+class HttpTemplate(Model):
+    """How the arguments become an HTTP request. {args.name} names an argument; nothing else can be named."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = default("POST", "The method.")
+    path: str = optional(
+        "The path below the upstream's url; values are percent-encoded, '/' too. Left out: /OPERATION.", max_length=2000
+    )
+    query: dict[str, str] = optional(
+        "Parameters of the query; one whose argument is missing is left out.", max_length=100
+    )
+    headers: dict[HeaderName, str] = optional(
+        "Headers of this tool. Secrets belong to the upstream's headers.", max_length=50
+    )
+    body: Any = optional(
+        "The JSON body. A text that is one {args.name} becomes that value with its type. Left out: the arguments that "
+        "are not used elsewhere."
+    )
+
+
+class PlanKeys(Model):
+    """What both `defaults` and an entry of `tools` may say."""
+
+    effect: Literal["read", "idempotent", "keyed", "write"] = default(
+        "write",
+        "What repeating the tool would do: read changes nothing, idempotent and keyed may be repeated, write may not.",
+    )
+    timeouts: Timeouts = optional("How long a call and its attempts may take.")
+    retry: Retry = optional("When a failed attempt is followed by another.")
+    idempotency: Idempotency = optional("Needed for effect keyed: where the key travels.")
+    redact: list[RedactPath] = default(
+        [], "What is blotted out in the ledger: paths such as $.args.iban and $.result.items[*].secret.", max_length=256
+    )
+    placement: Literal["thread", "caller"] = default(
+        "thread",
+        "Where a synchronous in-process function runs. caller: in the thread that called it; its timeout is then "
+        "observed, not enforced.",
+    )
+
+
+class Defaults(PlanKeys):
+    """The lowest layer of every plan."""
+
+
+class Tool(PlanKeys):
+    """One layer: what it says applies to every tool that it matches, over `defaults` and less specific entries."""
+
+    match: ToolPattern = Field(description="A tool's exact name, or a prefix with '*' at the end.", max_length=200)
+    fallback: list[Fallback] = default(
+        [], "Ways out after failure, in order. A longer layer's list replaces a shorter one's.", max_length=8
+    )
+    http: HttpTemplate = optional("How the arguments become an HTTP request.")
+    composite: bool = default(
+        False,
+        "An in-process tool that calls other tools (an agent as a tool): holds no slot, has no per-try timeout, "
+        "is not retried.",
+    )
+
+
+# ── what a fault domain shares ───────────────────────────────────────────────────────────────────────────────────
+
+_BREAKER = plans.Breaker()
+_BULKHEAD = plans.Bulkhead()
+_BUDGET = plans.RetryBudget()
+
+
+class HalfOpen(Model):
+    """How an open breaker finds out whether the upstream is back."""
+
+    max_probes: int = default(_BREAKER.max_probes, "Attempts let through at the same time.", ge=1, le=100)
+    success_threshold: int = default(_BREAKER.success_threshold, "Successes in a row that close it.", ge=1, le=100)
+    max_wait: PositiveDuration = lasting(
+        _BREAKER.half_open_max_wait_s, "Without a verdict for this long it opens again."
+    )
+
+
+class Breaker(Model):
+    """Fails fast while an upstream is down. Only its own failures count, never a tool's "no"."""
+
+    enabled: bool = default(_BREAKER.enabled, "false: never opens.")
+    window: PositiveDuration = lasting(_BREAKER.window_s, "The time over which failures are counted.")
+    min_calls: Count = default(_BREAKER.min_calls, "Attempts in the window below which the ratio says nothing.")
+    failure_ratio: float = default(
+        _BREAKER.failure_ratio, "Opens at this share of failures, above 0 and at most 1.", gt=0, le=1
+    )
+    consecutive_failures: Count = default(_BREAKER.consecutive_failures, "Opens after this many failures in a row.")
+    open_for: PositiveDuration = lasting(
+        _BREAKER.open_for_s, "How long it stays open at first; doubles each time it fails to close."
+    )
+    open_for_max: PositiveDuration = lasting(_BREAKER.open_for_max_s, "The longest it stays open.")
+    half_open: HalfOpen = optional("How it closes again.")
+
+
+class Bulkhead(Model):
+    """How many attempts may be under way at once."""
+
+    max_concurrent: Count = default(_BULKHEAD.max_concurrent, "Attempts at the same time.")
+    max_queue: int = default(
+        _BULKHEAD.max_queue, "Attempts that may wait for a slot; more are refused.", ge=0, le=1_000_000
+    )
+    max_wait: Duration = lasting(_BULKHEAD.max_wait_s, "How long an attempt waits for a slot.")
+
+
+class RetryBudget(Model):
+    """Retries are at most minRetries + ratio * calls over the window, so that they never add to an outage."""
+
+    ratio: float = default(_BUDGET.ratio, "Retries for each call.", ge=0, le=10)
+    window: PositiveDuration = lasting(_BUDGET.window_s, "The time over which both are counted.")
+    min_retries: int = default(_BUDGET.min_retries, "Retries that are always allowed in a window.", ge=0, le=1_000_000)
+
+
+class RateLimit(Model):
+    """A token bucket over attempts."""
+
+    rate: Rate = Field(description="Attempts for each second or minute: 20/s, 30/m.")
+    burst: Count = optional("Attempts at once after a pause. Left out: one second's worth, at least 1.")
+    on_limit: Literal["wait", "reject"] = default(
+        "wait", "Wait for a token, no longer than bulkhead.maxWait, or refuse at once."
+    )
+
+
+class Domain(Model):
+    """What a fault domain shares: an upstream, or for `local` one agent's one tool."""
+
+    breaker: Breaker = optional("Fails fast while an upstream is down.")
+    bulkhead: Bulkhead = optional("How many attempts may be under way at once.")
+    retry_budget: RetryBudget = optional("How many retries there may be.")
+    rate_limits: list[RateLimit] = default([], "How many attempts there may be over time.", max_length=8)
+
+
+# ── upstreams ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_HTTP = plans.HttpUpstream("")
+_PROBE = plans.Probe("http")
+
+
+class HttpUpstream(Model):
+    """An HTTP service."""
+
+    url: str = Field(
+        description="http:// or https://, a host, and possibly a port and a base path. {env:NAME} may stand in it.",
+        max_length=2000,
+    )
+    headers: dict[HeaderName, str] = optional(
+        "Sent with each request. Secrets only as {env:NAME} or {file:/path}.", max_length=50
+    )
+    ca_file: Text = optional(
+        "PEM file of a private certificate authority. A relative path starts at the policy's folder."
+    )
+    cert_file: Text = optional("PEM file of our client certificate.")
+    key_file: Text = optional("PEM file of that certificate's key.")
+    use_env_proxy: bool = default(_HTTP.use_env_proxy, "Honour HTTP_PROXY, HTTPS_PROXY and NO_PROXY.")
+    safe_statuses: list[Annotated[int, Field(ge=400, le=599)]] = default(
+        [], "Statuses by which this upstream proves that nothing ran, for example [503].", max_length=32
+    )
+    max_response: Size = default(
+        _HTTP.max_response_bytes, "The largest answer read.", format_size(_HTTP.max_response_bytes)
+    )
+
+
+class Probe(Model):
+    """A health probe with the fields and defaults of Kubernetes: exactly one of http and tcp."""
+
+    model_config = exactly_one("http", "tcp")
+
+    http: str = optional("A path below the upstream's url; 200 to 399 is healthy.", pattern=r"^/", max_length=500)
+    tcp: str = optional(
+        "HOST:PORT that accepts connections, or the word url for the upstream's own.",
+        pattern=r"^(url|.+:[0-9]{1,5})$",
+        max_length=300,
+    )
+    period: PositiveDuration = lasting(_PROBE.period_s, "The time between two probes.")
+    timeout: PositiveDuration = lasting(_PROBE.timeout_s, "How long a probe waits for an answer.")
+    failure_threshold: Count = default(_PROBE.failure_threshold, "Failures in a row that make it unready.")
+    success_threshold: Count = default(_PROBE.success_threshold, "Successes in a row that make it ready.")
+    initial_delay: Duration = lasting(_PROBE.initial_delay_s, "The wait before the first probe.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Probe:
+        if len(self.model_fields_set & {"http", "tcp"}) != 1:
+            raise fault("E53", "a probe is exactly one of http and tcp.", "write 'http: /healthz' or 'tcp: url'.")
+        return self
+
+
+class Health(Model):
+    """An unready upstream fails fast; it recovers by itself."""
+
+    startup: Probe = optional("Asked until it succeeds once; the readiness probe waits for it.")
+    readiness: Probe = optional("Asked all the time; while it fails, calls are refused with upstream_unready.")
+
+
+class Upstream(Model):
+    """Where tools live. The name is the group of its tools: ledger.get_balance lives at `ledger`."""
+
+    http: HttpUpstream = optional("An HTTP service.")
+    health: Health = optional("Health probes.")
+    domain: Domain = optional("What this upstream's fault domain shares, over the policy's `domain`.")
+
+
+# ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rule(Model):
+    """Who may call what, under which condition. Order never decides: deny over require_approval over allow."""
+
+    name: Text = Field(description="What the rule is called in decisions, problems and the ledger. Unique.")
+    tools: list[ToolPattern] = Field(
+        description="Tools that it speaks of: exact names or prefixes with '*'.", min_length=1, max_length=256
+    )
+    agents: list[Pattern] = default(
+        ["*"], "Agents that it speaks of. Left out: everyone.", min_length=1, max_length=256
+    )
+    when: Annotated[str, Field(min_length=1)] = optional(
+        "A condition in CEL over tool, args, agent, run, session, principal and now. Left out: always."
+    )
+    then: Literal["allow", "deny", "require_approval"] = Field(description="What follows.")
+    reason: Text = optional("The sentence that a refused caller reads.")
+    approvers: list[Text] = optional("Who may approve; only with then: require_approval.", min_length=1, max_length=64)
+    shadow: bool = default(False, "Only watched: never decides, is recorded where it would have decided otherwise.")
+
+    @model_validator(mode="after")
+    def _approvers(self) -> Rule:
+        if "approvers" in self.model_fields_set and self.then != "require_approval":
+            raise fault(
+                "E53",
+                f"approvers say nothing beside then: {self.then}.",
+                "remove them, or write then: require_approval.",
+            )
+        return self
+
+
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_LIMITS = plans.Limits()
+_LEDGER = plans.LedgerSettings()
+_KILLS = plans.KillSettings()
+
+
+class Metadata(Model):
+    """What the policy is called."""
+
+    name: str = optional("The policy's name. Left out: the folder's.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    description: Text = optional("A sentence for people.")
+
+
+class Limits(Model):
+    """What a client can make grow, capped."""
+
+    max_inflight: Count = default(_LIMITS.max_inflight, "Calls under way at once; more are refused as overloaded.")
+    max_body: Size = default(_LIMITS.max_body_bytes, "The largest request body.", format_size(_LIMITS.max_body_bytes))
+    max_depth: int = default(_LIMITS.max_depth, "How deep arguments may nest.", ge=1, le=128)
+    max_nodes: Count = default(_LIMITS.max_nodes, "How many values arguments may hold.")
+    max_agents: Count = default(_LIMITS.max_agents, "Agents that are told apart.")
+    max_domains: Count = default(_LIMITS.max_domains, "Fault domains of in-process tools that are told apart.")
+    max_channels: Count = default(_LIMITS.max_channels, "Agents' processes connected at once.")
+    suspect_for: PositiveDuration = lasting(
+        _LIMITS.suspect_s, "How long a lost agent's attempts stay suspect before they become unknown."
+    )
+    start_by: PositiveDuration = lasting(_LIMITS.start_by_s, "How long an in-process function may take to begin.")
+
+
+class LedgerSection(Model):
+    """The append-only audit log."""
+
+    durability: Literal["group", "strict"] = default(
+        _LEDGER.durability,
+        "group: the start of an attempt with effects is on disk before it is sent. strict: so is its end, before it "
+        "is answered.",
+    )
+    max_size: Size = default(_LEDGER.max_bytes, "The size past which whenFull applies.", format_size(_LEDGER.max_bytes))
+    when_full: Literal["warn", "refuse"] = default(_LEDGER.when_full, "Warn, or refuse calls with effects.")
+    record_args: bool = default(_LEDGER.record_args, "Keep arguments (redacted, erasable) beside their digest.")
+    record_results: bool = default(_LEDGER.record_results, "Keep results (redacted, erasable) beside their digest.")
+    redact_keys: list[Text] = default(
+        [], "Keys blotted out wherever they stand, besides token, password, authorization and the like.", max_length=256
+    )
+    unknown_for: PositiveDuration = lasting(
+        _LEDGER.unknown_ttl_s, "How long the same call stays refused after an unknown outcome."
+    )
+
+
+class Kills(Model):
+    """Kill switches."""
+
+    abort_timeout: PositiveDuration = lasting(
+        _KILLS.abort_timeout_s, "How long a receipt waits for processes that were told to abort."
+    )
+    file: bool = default(_KILLS.file, "Watch for the file DATA/KILL, which engages a global kill.")
+
+
+class Policy(Model):
+    """An Outrider policy. All files of a folder together are one policy; each begins with apiVersion and kind."""
+
+    api_version: Literal["outrider.dev/v1alpha1"] = Field(description="The version of the language.")
+    kind: Literal["Policy"] = Field(description="Always Policy.")
+    metadata: Metadata = optional("What the policy is called.")
+    defaults: Defaults = optional("The lowest layer of every plan.")
+    domain: Domain = optional("What every fault domain shares, unless its upstream says otherwise.")
+    upstreams: dict[Annotated[str, Field(pattern=UPSTREAM_NAME)], Upstream] = optional(
+        "Where tools live, by name. `local`, the agents' own processes, always exists."
+    )
+    tools: list[Tool] = optional("How tools are called, in layers.")
+    rules: list[Rule] = optional("Who may call what.")
+    limits: Limits = optional("What a client can make grow, capped.")
+    ledger: LedgerSection = optional("The audit log.")
+    kills: Kills = optional("Kill switches.")
+
+
+class _WithoutTitles(GenerateJsonSchema):
+    """Field titles would only repeat the keys."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a policy file, for editors."""
+    schema = Policy.model_json_schema(by_alias=True, schema_generator=_WithoutTitles)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://outrider.dev/schema/v1alpha1/policy.json",
+        **schema,
+    }

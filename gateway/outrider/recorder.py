@@ -1,0 +1,171 @@
+"""What the ledger is told of a call, event by event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.calls import Agent, Attempt, Effect, Outcome, OutcomeKind
+from outrider.flight import Flight
+from outrider.ledger.record import Event, EventType
+from outrider.ledger.writer import Ledger
+from outrider.policy.rules import Decision
+from outrider.unresolved import GUARDED, Unresolved
+
+Mutation = tuple[str, tuple[object, ...]]
+
+
+def agent_ref(agent: Agent) -> dict[str, Any]:
+    """The agent as a ledger line shows it; empty fields are left out."""
+    ref: dict[str, Any] = {"name": agent.name, "asserted": agent.asserted}
+    for key in ("framework", "owner", "instance"):
+        if value := getattr(agent, key):
+            ref[key] = value
+    if agent.labels:
+        ref["labels"] = dict(agent.labels)
+    return ref
+
+
+class Recorder:
+    """Writes the events of calls. Nothing here waits but the futures it returns."""
+
+    def __init__(self, ledger: Ledger, unresolved: Unresolved) -> None:
+        self._ledger = ledger
+        self._unresolved = unresolved
+
+    def received(self, flight: Flight) -> None:
+        call = flight.call
+        settings = flight.policy.ledger
+        event = Event(
+            type=EventType.CALL_RECEIVED,
+            call_id=call.id,
+            parent_call_id=call.parent,
+            run_id=call.run,
+            session_id=call.session,
+            caller_ref=call.caller_ref,
+            agent=agent_ref(call.agent),
+            principal=call.principal.name,
+            tool=call.tool,
+            policy_digest=flight.policy.digest,
+            trace_id=call.traceparent[3:35],
+            enforcement="cooperative" if call.origin else "network",
+        )
+        self._ledger.append(event, args=call.args if settings.record_args else None, redact=_paths(flight))
+
+    def decided(self, flight: Flight, tool: str, decision: Decision) -> None:
+        data: dict[str, Any] = {}
+        if decision.shadows:
+            data["shadows"] = [{"rule": rule, "effect": effect} for rule, effect in decision.shadows]
+        if decision.error:
+            data["error"] = decision.error
+        self._ledger.append(
+            Event(
+                type=EventType.CALL_DECIDED,
+                call_id=flight.call.id,
+                agent={"name": flight.call.agent.name},
+                tool=tool,
+                decision=decision.effect,
+                rule=decision.rule or "",
+                policy_digest=flight.policy.digest,
+                data=data,
+            )
+        )
+
+    def attempt_started(self, flight: Flight, attempt: Attempt) -> asyncio.Future[int]:
+        """On disk when the future resolves, for a tool with effects."""
+        assert flight.plan is not None
+        call = flight.call
+        event = Event(
+            type=EventType.ATTEMPT_STARTED,
+            call_id=call.id,
+            attempt=attempt.n,
+            run_id=call.run,
+            agent={"name": call.agent.name, "instance": call.agent.instance},
+            tool=attempt.tool,
+            upstream=flight.plan.upstream.name,
+            effect=attempt.effect.value,
+            idempotency_key=attempt.idempotency_key,
+            enforcement="cooperative" if call.origin else "network",
+            # what bars the same call should a crash leave this one open
+            data={"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {},
+        )
+        return self._ledger.append(event, durable=attempt.effect.has_effects)
+
+    def attempt_finished(self, flight: Flight, attempt: Attempt, outcome: Outcome, took_s: float) -> None:
+        failure = outcome.failure
+        text = failure.text if failure is not None else outcome.detail
+        event = Event(
+            type=EventType.ATTEMPT_FINISHED,
+            call_id=flight.call.id,
+            attempt=attempt.n,
+            agent={"name": flight.call.agent.name},
+            tool=attempt.tool,
+            outcome=outcome.kind.value,
+            code=outcome.code.value if outcome.code else "",
+            failure=failure.reason.value if failure is not None else "",
+            status=(failure.status or 0) if failure is not None else 0,
+            detail=text[:500],
+            timing={"took_ms": round(took_s * 1000, 3)},
+            result_digest=outcome.result_digest or "",
+            result_bytes=outcome.result_bytes or 0,
+        )
+        self._ledger.append(event, durable=self._strict(flight, attempt.effect))
+
+    def finished(
+        self, flight: Flight, outcome: Outcome, took_s: float, mutations: Sequence[Mutation]
+    ) -> asyncio.Future[int]:
+        """The call's one end. Committed when the future resolves; only then is the caller answered."""
+        call = flight.call
+        refused = flight.attempts == 0 and not outcome.ok
+        settings = flight.policy.ledger
+        event = Event(
+            type=EventType.CALL_REFUSED if refused else EventType.CALL_FINISHED,
+            call_id=call.id,
+            run_id=call.run,
+            agent={"name": call.agent.name},
+            tool=call.tool,
+            outcome=outcome.kind.value,
+            code=outcome.code.value if outcome.code else "",
+            detail=outcome.detail[:500],
+            rule=outcome.rule or "",
+            stage=outcome.stage,
+            policy_digest=flight.policy.digest,
+            timing={"total_ms": round(took_s * 1000, 3)},
+            data=_end_data(flight, outcome),
+        )
+        effect = flight.plan.effect if flight.plan is not None else Effect.READ
+        result = outcome.value if outcome.ok and settings.record_results else None
+        durable = bool(mutations) or (flight.attempts > 0 and self._strict(flight, effect))
+        return self._ledger.append(
+            event, durable=durable, result=result, redact=_paths(flight), mutations=tuple(mutations)
+        )
+
+    def settled(
+        self, call_id: str, attempt: int | None, outcome: OutcomeKind, data: dict[str, Any], mutations: Sequence[Mutation]
+    ) -> asyncio.Future[int]:
+        """Later knowledge about an end that said unknown. It never rewrites that end."""
+        kind = EventType.CALL_SETTLED if attempt is None else EventType.ATTEMPT_SETTLED
+        event = Event(type=kind, call_id=call_id, attempt=attempt or 0, outcome=outcome.value, data=data)
+        return self._ledger.append(event, durable=True, mutations=tuple(mutations))
+
+    def plain(self, kind: EventType, data: dict[str, Any], *, durable: bool = False, **fields: Any) -> asyncio.Future[int]:
+        """An event that is not about one call."""
+        return self._ledger.append(Event(type=kind, data=data, **fields), durable=durable)
+
+    def _strict(self, flight: Flight, effect: Effect) -> bool:
+        return flight.policy.ledger.durability == "strict" and effect.has_effects
+
+
+def _paths(flight: Flight) -> tuple[str, ...]:
+    plan = flight.plan or flight.policy.plan(flight.call.tool)
+    return plan.redact if plan is not None else ()
+
+
+def _end_data(flight: Flight, outcome: Outcome) -> dict[str, Any]:
+    data: dict[str, Any] = {"attempts": flight.attempts}
+    if flight.degraded_by:
+        data["degraded_by"] = flight.degraded_by
+    if flight.verdict is not None and flight.verdict.kill_id:
+        data["kill_id"] = flight.verdict.kill_id
+    return data

@@ -1,0 +1,34 @@
+"""The parts of a running sidecar, as the two planes see them. A record, not a manager: the sidecar makes it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outrider.agents import Agents
+from outrider.channel import Channel
+from outrider.domains.domain import Domains
+from outrider.health import Health
+from outrider.kills import KillBoard
+from outrider.ledger.writer import Ledger
+from outrider.policy.current import CurrentPolicy
+from outrider.settings import Settings
+from outrider.store import Store
+from outrider.supervisor import Supervisor
+from outrider.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may need."""
+
+    settings: Settings
+    store: Store
+    ledger: Ledger
+    policies: CurrentPolicy
+    kills: KillBoard
+    health: Health
+    domains: Domains
+    agents: Agents
+    supervisor: Supervisor
+    channel: Channel
+    telemetry: Telemetry

@@ -1,0 +1,71 @@
+"""What ``serve`` is told: listeners, the data folder, identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrider.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``host:port``; port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> Address:
+        """``127.0.0.1:7070`` or ``[::1]:7070``. Raises Misconfigured with the option's name."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535 or not host:
+            raise Misconfigured(f"{option} '{text}' is not HOST:PORT. Write for example 127.0.0.1:7070.")
+        return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files of one listener; empty means plain text."""
+
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``uds`` is the Unix socket of the data plane, empty for none. ``drain_timeout_s`` bounds SIGTERM's drain."""
+
+    policy: Path
+    data: Path
+    listen: Address = Address("127.0.0.1", 7070)
+    control: Address = Address("127.0.0.1", 7071)
+    uds: str = ""
+    listen_tls: Tls = Tls()
+    control_tls: Tls = Tls()
+    drain_timeout_s: float = 25.0
+
+    @property
+    def agent_token_file(self) -> Path:
+        return self.data / "agent.token"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.data / "admin.token"
+
+    @property
+    def metrics_token_file(self) -> Path:
+        """Optional, made by a person: a token that may read ``/metrics`` and nothing else."""
+        return self.data / "metrics.token"
+
+    @property
+    def kill_file(self) -> Path:
+        return self.data / "KILL"
+
+    @property
+    def listeners_file(self) -> Path:
+        """Where the running sidecar writes its addresses, so that the command line finds it by ``--data``."""
+        return self.data / "listeners.json"

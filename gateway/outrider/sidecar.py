@@ -1,0 +1,310 @@
+"""Puts the parts together, starts them, and drains them: ``serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from outrider import __version__, clock, logs
+from outrider.agents import Agents
+from outrider.calls import OutcomeKind
+from outrider.channel import Channel
+from outrider.control_plane import control_app
+from outrider.data_plane import DataPlane, data_app
+from outrider.domains.domain import Domains
+from outrider.errors import Fault, Misconfigured
+from outrider.flight import Traffic
+from outrider.health import Health
+from outrider.http_common import Tokens, ssl_context
+from outrider.kills import KillBoard
+from outrider.ledger.record import Event, EventType
+from outrider.ledger.writer import Ledger
+from outrider.pipeline import compose, stages
+from outrider.policy.current import CurrentPolicy
+from outrider.policy.load import Policy, load
+from outrider.recorder import Recorder
+from outrider.recovery import History, Recovery
+from outrider.services import Services
+from outrider.settings import Address, Settings
+from outrider.store import Store
+from outrider.supervisor import Supervisor
+from outrider.telemetry import Telemetry
+from outrider.unresolved import Unresolved
+from outrider.upstreams.drivers import Drivers
+from outrider.upstreams.local import LocalUpstream
+
+log = logging.getLogger("outrider.sidecar")
+
+
+class Sidecar:
+    """A running sidecar. ``await Sidecar.start(settings)``, then ``await stop()``; ``serve`` does both for a process."""
+
+    def __init__(self, services: Services, drivers: Drivers, local: LocalUpstream, tokens: Tokens) -> None:
+        self.services = services
+        self._drivers = drivers
+        self._local = local
+        self._tokens = tokens
+        self._runners: list[web.AppRunner] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.listen = services.settings.listen
+        self.control = services.settings.control
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Sidecar:
+        """Everything up and serving. Raises Misconfigured with what is wrong and how to mend it."""
+        policy = load(settings.policy)
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store.open(settings.data)
+        try:
+            tokens = Tokens.load(settings)
+            sidecar = await _assemble(settings, store, policy, tokens)
+        except BaseException:
+            store.close()
+            raise
+        try:
+            await sidecar._serve()
+        except BaseException:
+            await sidecar.stop()
+            raise
+        return sidecar
+
+    async def _serve(self) -> None:
+        services, settings = self.services, self.services.settings
+        services.policies.subscribe(self._policy_changed)
+        services.health.start()
+        plane = DataPlane(services.supervisor, services.policies, self._tokens, services.channel.handler, self._unready)
+        self.listen = await self._listen(data_app(plane), settings.listen, settings, "listen")
+        self.control = await self._listen(control_app(services, self._tokens), settings.control, settings, "control")
+        self._tasks = [
+            self._in_background(services.policies.watch()),
+            self._in_background(services.kills.tend(services.supervisor.kill)),
+        ]
+        _write_listeners(self)
+        services.ledger.append(
+            Event(type=EventType.SIDECAR_STARTED, data={"version": __version__, "pid": os.getpid()})
+        )
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def _listen(self, app: web.Application, address: Address, settings: Settings, which: str) -> Address:
+        """Serve on the address, for the data plane on the Unix socket too; the address with the port that it got."""
+        tls = settings.listen_tls if which == "listen" else settings.control_tls
+        context = ssl_context(tls, f"--{which}-cert/--{which}-key")
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, address.host, address.port, ssl_context=context, backlog=1024)
+        try:
+            await site.start()
+            if which == "listen" and settings.uds:
+                await _unix_site(runner, settings.uds)
+        except OSError as error:
+            raise Misconfigured(f"--{which} {address} cannot be listened on: {error.strerror or error}.") from None
+        host, port = runner.addresses[0][:2]
+        return Address(str(host), int(port))
+
+    def _unready(self) -> str | None:
+        if self.services.supervisor.draining:
+            return "shutting down"
+        return None if self.services.ledger.healthy else "the ledger cannot be written"
+
+    def _policy_changed(self, policy: Policy | None, faults: tuple[Fault, ...]) -> None:
+        """The new policy reaches every part, or the refusal reaches people."""
+        services = self.services
+        if policy is None:
+            log.error("the changed policy is refused; the old one stays", extra={"faults": [str(f) for f in faults]})
+            services.telemetry.policy_rejected()
+            services.ledger.append(
+                Event(type=EventType.POLICY_REJECTED, data={"faults": [str(fault)[:300] for fault in faults[:20]]})
+            )
+            return
+        services.telemetry.policy_loaded()
+        _record_policy(services.ledger, policy)
+        try:
+            self._drivers.apply(policy)
+        except Misconfigured as error:
+            log.error("an upstream of the new policy cannot be used: %s", error)
+        services.health.apply(policy)
+        services.domains.reconfigure(lambda name: _domain_of(policy, name), policy.limits.max_domains)
+        log.info("policy loaded", extra={"digest": policy.digest})
+
+    async def reload(self) -> None:
+        """SIGHUP. A refused policy is told by ``_policy_changed``."""
+        with contextlib.suppress(Misconfigured):
+            await self.services.policies.reload()
+
+    async def stop(self) -> None:
+        """Drain: take nothing new, let calls end, stop the rest, then close from the outside in."""
+        services = self.services
+        await services.supervisor.drain(services.settings.drain_timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await services.channel.close()
+        for runner in self._runners:
+            await runner.cleanup()
+        await services.health.close()
+        await self._drivers.close()
+        await services.kills.close()
+        services.ledger.append(Event(type=EventType.SIDECAR_STOPPED, data={"pid": os.getpid()}))
+        await services.ledger.close()
+        with contextlib.suppress(OSError):
+            services.settings.listeners_file.unlink()
+        services.store.close()
+
+
+async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: Tokens) -> Sidecar:
+    """The parts, from the ground floor up."""
+    ledger = await Ledger.open(store, policy.ledger)
+    policies = CurrentPolicy(settings.policy, policy)
+    unresolved = Unresolved(store.key)
+    unresolved.restore(store.read("SELECT * FROM unresolved"))
+    kills = await KillBoard.load(
+        store, ledger, file=lambda: settings.kill_file if policies.current.kills.file else None
+    )
+    telemetry = Telemetry()
+    recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
+    domains = Domains(policy.limits.max_domains)
+    health = Health(policy, on_ready=lambda name: domains.probe_succeeded(name, clock.monotonic()))
+    agents = Agents(limits=lambda: policies.current.limits, emit=ledger.append)
+    local = LocalUpstream(
+        limits=lambda: policies.current.limits,
+        abort_timeout_s=lambda: policies.current.kills.abort_timeout_s,
+        settled=recovery.settled,
+        gave_up=recovery.gave_up,
+    )
+    drivers = Drivers(local)
+    drivers.apply(policy)
+    recorder = Recorder(ledger, unresolved)
+    traffic = Traffic()
+    chain = stages(
+        inflight=traffic.count,
+        draining=traffic.is_draining,
+        kills=kills,
+        health=health,
+        domains=domains,
+        unresolved=unresolved,
+        recorder=recorder,
+        newest=lambda: policies.current,
+        driver_of=drivers.get,
+    )
+    supervisor = Supervisor(
+        traffic=traffic,
+        policies=policies,
+        recorder=recorder,
+        kills=kills,
+        agents=agents,
+        unresolved=unresolved,
+        telemetry=telemetry,
+        local=local,
+        run=compose(chain),
+    )
+    recovery.settled_late = supervisor.settled_late
+    channel = Channel(agents, local, submit=supervisor.submit, limits=lambda: policies.current.limits)
+    supervisor.on_lifecycle = channel.broadcast_lifecycle
+    _record_policy(ledger, policy)
+    suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
+    local.recover(suspects)
+    services = Services(
+        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry
+    )
+    return Sidecar(services, drivers, local, tokens)
+
+
+def _domain_of(policy: Policy, upstream: str) -> Any:
+    found = policy.upstreams.get(upstream)
+    return found.domain if found is not None else None
+
+
+def _history(store: Store, call_id: str) -> History:
+    """What the ledger holds of the attempts of a call that was never answered."""
+    rows = store.read("SELECT type, line FROM ledger WHERE call_id = ? ORDER BY seq", (call_id,))
+    lines = [(row["type"], json.loads(row["line"])) for row in rows]
+    ends = tuple(OutcomeKind(line["outcome"]) for kind, line in lines if kind == EventType.ATTEMPT_FINISHED)
+    likes = [line.get("data", {}).get("like", "") for kind, line in lines if kind == EventType.ATTEMPT_STARTED]
+    return History(ends, next(filter(None, likes), ""))
+
+
+def _record_policy(ledger: Ledger, policy: Policy) -> None:
+    """Which policy is in force from now on; its text is kept by digest."""
+    keep = (
+        "INSERT OR IGNORE INTO policies (digest, text, first_seen) VALUES (?, ?, ?)",
+        (policy.digest, json.dumps(dict(policy.texts)), clock.wall()),
+    )
+    event = Event(type=EventType.POLICY_LOADED, policy_digest=policy.digest, data={"name": policy.name})
+    ledger.append(event, durable=True, mutations=[keep])
+
+
+async def _unix_site(runner: web.AppRunner, path: str) -> None:
+    """A Unix socket for this user only. A stale socket file of a former sidecar is replaced; anything else is not."""
+    if Path(path).is_socket():
+        Path(path).unlink()
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, path).start()
+    finally:
+        os.umask(before)
+
+
+def _write_listeners(sidecar: Sidecar) -> None:
+    """Tell the command line where this sidecar listens."""
+    settings = sidecar.services.settings
+    found = {
+        "listen": str(sidecar.listen),
+        "control": str(sidecar.control),
+        "uds": settings.uds,
+        "listen_tls": bool(settings.listen_tls.cert_file),
+        "control_tls": bool(settings.control_tls.cert_file),
+        "pid": os.getpid(),
+        "version": __version__,
+    }
+    written = settings.listeners_file.with_suffix(".new")
+    written.write_text(json.dumps(found) + "\n")
+    written.replace(settings.listeners_file)
+
+
+async def _run(settings: Settings) -> None:
+    sidecar = await Sidecar.start(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_hup() -> None:
+        task = loop.create_task(sidecar.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hup)
+    ready = f"outrider ready listen={sidecar.listen} control={sidecar.control} pid={os.getpid()}"
+    sys.stdout.write(ready + "\n")
+    sys.stdout.flush()
+    await stop.wait()
+    log.info("draining")
+    await sidecar.stop()
+    log.info("stopped")
+
+
+def serve(settings: Settings) -> int:
+    """Run a sidecar until SIGTERM or SIGINT. 0 after an orderly end; raises Misconfigured when it cannot start."""
+    logs.to_stderr()
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_run(settings))
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings))
+    return 0

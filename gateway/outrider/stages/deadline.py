@@ -1,0 +1,30 @@
+"""Deadline: the total time of a call, over all its attempts, waits and fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+
+from outrider import clock
+from outrider.calls import Outcome
+from outrider.flight import Cause, Flight, Verdict
+from outrider.stages import Next
+
+
+class Deadline:
+    """Starts the clock. The caller may shorten the policy's total, never lengthen it."""
+
+    async def __call__(self, flight: Flight, following: Next) -> Outcome:
+        assert flight.plan is not None
+        total_s = flight.plan.timeouts.total_s
+        whose = "timeouts.total"
+        wanted_ms = flight.call.deadline_ms
+        if wanted_ms is not None and wanted_ms / 1000 < total_s:
+            total_s, whose = wanted_ms / 1000, "the caller's deadline"
+        now = clock.monotonic()
+        flight.deadline = now + total_s
+        verdict = Verdict(Cause.DEADLINE, f"The call did not end within {total_s:g} s ({whose}).")
+        timer = asyncio.get_running_loop().call_at(flight.deadline, flight.stop, verdict)
+        try:
+            return await following(flight)
+        finally:
+            timer.cancel()

@@ -1,0 +1,57 @@
+"""Ingest: is this a call that can be understood, of a tool that exists, and is there room for it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from outrider.calls import Outcome, OutcomeKind
+from outrider.errors import Code
+from outrider.flight import Flight
+from outrider.policy.rules import guard_args
+from outrider.stages import Next
+
+STAGE = "ingest"
+SHED_RETRY_AFTER_S = 1.0
+"""What a shed caller is told: about the time a bulkhead's queue takes to move."""
+
+
+class Ingest:
+    """Bounds the arguments, finds the plan, sheds load. ``inflight`` counts the calls under way, this one included."""
+
+    def __init__(self, inflight: Callable[[], int], draining: Callable[[], bool]) -> None:
+        self._inflight = inflight
+        self._draining = draining
+
+    async def __call__(self, flight: Flight, following: Next) -> Outcome:
+        refusal = self._refusal(flight)
+        return refusal if refusal is not None else await following(flight)
+
+    def _refusal(self, flight: Flight) -> Outcome | None:
+        if self._draining():
+            return _no(Code.DRAINING, "The sidecar is shutting down and takes no new calls. Call again soon.", 5.0)
+        limits = flight.policy.limits
+        if self._inflight() > limits.max_inflight:
+            return _no(
+                Code.OVERLOADED,
+                f"More than {limits.max_inflight} calls are under way (limits.maxInflight).",
+                SHED_RETRY_AFTER_S,
+            )
+        wrong = guard_args(flight.call.args, limits)
+        if wrong is not None:
+            return _no(Code.INVALID_REQUEST, wrong)
+        flight.plan = flight.policy.plan(flight.call.tool)
+        if flight.plan is None:
+            return _no(Code.UNKNOWN_TOOL, _unknown_tool(flight))
+        return None
+
+
+def _unknown_tool(flight: Flight) -> str:
+    tool = flight.call.tool
+    known = ", ".join(sorted(flight.policy.upstreams))
+    if "." not in tool:
+        return f"'{tool[:100]}' is not a tool's name. Write UPSTREAM.OPERATION; the policy's upstreams are: {known}."
+    return f"The policy has no upstream for '{tool[:100]}'. Its upstreams are: {known}."
+
+
+def _no(code: Code, detail: str, retry_after_s: float | None = None) -> Outcome:
+    return Outcome(OutcomeKind.NOT_EXECUTED, code=code, detail=detail, stage=STAGE, retry_after_s=retry_after_s)

@@ -1,0 +1,60 @@
+"""Journal: the intent is on disk before anything with effects is sent, and every start gets exactly one end."""
+
+from __future__ import annotations
+
+from outrider import clock
+from outrider.calls import Attempt, Effect, Outcome, OutcomeKind
+from outrider.errors import Code
+from outrider.flight import Flight
+from outrider.ledger.writer import LedgerUnavailable
+from outrider.recorder import Recorder
+from outrider.stages import Next
+
+STAGE = "journal"
+
+
+class Journal:
+    """Makes the attempt and writes its start and its end. Waiting for the disk is not interruptible: a verdict that
+    comes meanwhile is seen right after, by the sender, before anything leaves."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def __call__(self, flight: Flight, following: Next) -> Outcome:
+        assert flight.plan is not None
+        attempt = self._attempt(flight)
+        if attempt.effect.has_effects and (refusal := await self._intent(flight, attempt)) is not None:
+            return refusal
+        if not attempt.effect.has_effects:
+            self._recorder.attempt_started(flight, attempt)
+        flight.attempts, flight.attempt = attempt.n, attempt
+        began = clock.monotonic()
+        outcome = _unexpected(attempt)
+        try:
+            outcome = await following(flight)
+            return outcome
+        finally:
+            self._recorder.attempt_finished(flight, attempt, outcome, clock.monotonic() - began)
+
+    def _attempt(self, flight: Flight) -> Attempt:
+        plan, call = flight.plan, flight.call
+        assert plan is not None
+        key = call.id if plan.effect is Effect.KEYED else ""
+        remaining_s = flight.remaining_s(clock.monotonic())
+        deadline_ms = None if remaining_s is None else max(1, int(remaining_s * 1000))
+        return Attempt(call, flight.attempts + 1, plan.tool, plan.effect, key, deadline_ms=deadline_ms)
+
+    async def _intent(self, flight: Flight, attempt: Attempt) -> Outcome | None:
+        try:
+            await self._recorder.attempt_started(flight, attempt)
+        except LedgerUnavailable as error:
+            detail = f"The intent to call {attempt.tool} could not be written to the ledger, so nothing was sent: {error}"
+            return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
+        return None
+
+
+def _unexpected(attempt: Attempt) -> Outcome:
+    """What is recorded when the sender raises, which is a bug: unknown once a byte may have left."""
+    return Outcome(
+        OutcomeKind.UNKNOWN, code=Code.INTERNAL, detail="a fault in Outrider ended this attempt", stage=STAGE
+    )

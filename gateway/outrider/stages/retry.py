@@ -1,0 +1,178 @@
+"""Retry: again, when repeating is safe, useful, within budget, and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from outrider import clock
+from outrider.calls import Effect, Failure, Outcome, OutcomeKind, Reason
+from outrider.domains.backoff import delay_s, retry_after_delay_s
+from outrider.domains.domain import Domains
+from outrider.errors import Code
+from outrider.flight import Flight
+from outrider.policy.plans import Plan, Retry as Settings
+from outrider.stages import Next
+
+STAGE = "retry"
+MIN_ATTEMPT_S = 0.1
+"""An attempt with less time than this left is not begun: it would only be cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again after ``delay_s``."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No further attempt. ``retryable``: the caller may try later, because nothing is spent but time."""
+
+    why: str
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+def is_retryable(failure: Failure, kind: OutcomeKind, effect: Effect, settings: Settings) -> bool:
+    """Whether this failure may be answered by another sending, by effect and by the policy's ``retryOn``.
+
+    A write is only ever sent again when it provably never ran: the upstream must not see it twice.
+    """
+    if failure.reason is Reason.STOPPED:
+        return False
+    if kind is OutcomeKind.NOT_EXECUTED:
+        return "not_executed" in settings.retry_on
+    if not effect.repeatable:
+        return False
+    if failure.reason is Reason.STATUS:
+        return _status_listed(failure.status, settings.retry_on)
+    if failure.types and not settings.retry_on_types.isdisjoint(failure.types):
+        return True
+    return failure.reason.value in settings.retry_on
+
+
+def _status_listed(status: int | None, retry_on: tuple[str, ...]) -> bool:
+    return status is not None and (f"http-{status}" in retry_on or f"http-{status // 100}xx" in retry_on)
+
+
+def decide(
+    outcome: Outcome,
+    plan: Plan,
+    *,
+    attempts: int,
+    is_parent: bool,
+    remaining_s: float | None,
+    rng: Callable[[], float],
+) -> Again | GiveUp:
+    """What follows a failed attempt. Pure: the budget and the verdict are asked by the stage.
+
+    ``attempts`` is how many this tool has had; ``remaining_s`` what is left of the total deadline.
+    """
+    failure = outcome.failure
+    if failure is None or not is_retryable(failure, outcome.kind, plan.effect, plan.retry):
+        return GiveUp("this failure is not retried")
+    if is_parent:
+        return GiveUp("a call that made calls of its own is not repeated")
+    if attempts >= plan.retry.max_attempts:
+        return GiveUp(f"after {attempts} of {plan.retry.max_attempts} attempts")
+    asked_s = failure.retry_after_s if plan.retry.honor_retry_after else None
+    if asked_s is None:
+        wait_s = delay_s(attempts, plan.retry, rng)
+    elif asked_s > plan.retry.retry_after_max_s:
+        return GiveUp(f"the upstream asks to wait {asked_s:g} s, longer than retryAfter.max", True, asked_s)
+    else:
+        wait_s = retry_after_delay_s(asked_s, rng)
+    if remaining_s is not None and remaining_s - wait_s < MIN_ATTEMPT_S:
+        return GiveUp("the deadline leaves no time for another attempt", asked_s is not None, asked_s)
+    return Again(wait_s)
+
+
+class Retry:
+    """Runs the attempts of one tool. A refusal inside an attempt (breaker, bulkhead, kill) ends the loop at once."""
+
+    def __init__(self, domains: Domains, rng: Callable[[], float] = random.random) -> None:
+        self._domains = domains
+        self._rng = rng
+
+    async def __call__(self, flight: Flight, following: Next) -> Outcome:
+        plan = flight.plan
+        assert plan is not None
+        domain = flight.domain = self._domains.get(plan, flight.call)
+        before = flight.attempts
+        failed: Outcome | None = None
+        while True:
+            outcome = await following(flight)
+            if outcome.ok or outcome.kind is OutcomeKind.SUSPENDED:
+                return outcome
+            if outcome.failure is None:  # refused before it was sent
+                return _refused_after(failed, outcome, flight)
+            flight.may_have_run |= outcome.kind is OutcomeKind.UNKNOWN and plan.effect.has_effects
+            failed = outcome
+            now = clock.monotonic()
+            step = decide(
+                outcome,
+                plan,
+                attempts=flight.attempts - before,
+                is_parent=flight.is_parent,
+                remaining_s=flight.remaining_s(now),
+                rng=self._rng,
+            )
+            if isinstance(step, GiveUp):
+                return final(outcome, flight, step)
+            if flight.verdict is not None:
+                return final(outcome, flight, GiveUp("stopped"))
+            reservation = domain.budget.reserve(now)
+            if reservation is None:
+                return final(outcome, flight, GiveUp("the retry budget of this upstream is spent"))
+            await self._back_off(flight, step.delay_s)
+            if flight.verdict is not None:
+                reservation.cancel()
+                return final(outcome, flight, GiveUp("stopped"))
+            reservation.start(clock.monotonic())
+
+    async def _back_off(self, flight: Flight, delay_s_: float) -> None:
+        with flight.stoppable():
+            await asyncio.sleep(delay_s_)
+
+
+def _refused_after(failed: Outcome | None, refusal: Outcome, flight: Flight) -> Outcome:
+    """A refusal of the first attempt stands as it is; after a failed attempt, what that one did is not forgotten."""
+    if failed is None:
+        return refusal
+    if refusal.code in {Code.KILLED, Code.CANCELLED, Code.DRAINING, Code.DENIED, Code.NO_RULE}:
+        return replace(refusal, kind=_worst(failed, flight), failure=failed.failure)
+    return final(failed, flight, GiveUp(refusal.detail, False, refusal.retry_after_s))
+
+
+def _worst(outcome: Outcome, flight: Flight) -> OutcomeKind:
+    """Of all attempts: one that may have run makes the call one that may have run."""
+    return OutcomeKind.UNKNOWN if flight.may_have_run else outcome.kind
+
+
+def final(outcome: Outcome, flight: Flight, step: GiveUp) -> Outcome:
+    """The call's answer from its last attempt's outcome: the code the caller reads, and an honest ``retryable``."""
+    kind = _worst(outcome, flight)
+    verdict = flight.verdict
+    if verdict is not None:
+        return replace(outcome, kind=kind, code=verdict.code, detail=verdict.detail, retryable=False, stage=STAGE)
+    assert flight.plan is not None
+    unsure = kind is OutcomeKind.UNKNOWN and flight.plan.effect.has_effects
+    return replace(
+        outcome,
+        kind=kind,
+        code=outcome.code or (Code.OUTCOME_UNKNOWN if unsure else Code.UPSTREAM_FAILED),
+        detail=_detail(outcome, step, unsure),
+        retryable=step.retryable and not unsure,
+        retry_after_s=step.retry_after_s,
+        stage=outcome.stage or STAGE,
+    )
+
+
+def _detail(outcome: Outcome, step: GiveUp, unsure: bool) -> str:
+    said = outcome.failure.text if outcome.failure and outcome.failure.text else outcome.detail
+    doubt = " It may have run; do not send it again before that is known." if unsure else ""
+    return f"{said or 'The tool failed'} ({step.why}).{doubt}"

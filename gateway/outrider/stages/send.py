@@ -1,0 +1,71 @@
+"""Send: the last look at the kill switch, then one sending under the smaller of per-try timeout and what remains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from outrider import clock
+from outrider.calls import Attempt, Effect, Failure, Outcome, OutcomeKind, Reason
+from outrider.flight import Flight, killed_by
+from outrider.kills import KillBoard
+from outrider.policy.plans import Plan, Upstream
+from outrider.stages import Next
+from outrider.upstreams.base import UpstreamDriver
+
+STAGE = "send"
+DriverOf = Callable[[Upstream], UpstreamDriver]
+
+
+class Send:
+    """The end of the chain. From the last check to the driver's first byte there is no await but the driver's own,
+    and that one is interruptible: a kill either is seen here or wakes what waits there."""
+
+    def __init__(self, kills: KillBoard, driver_of: DriverOf) -> None:
+        self._kills = kills
+        self._driver_of = driver_of
+
+    async def __call__(self, flight: Flight, following: Next) -> Outcome:
+        plan, attempt = flight.plan, flight.attempt
+        assert plan is not None and attempt is not None
+        kill = self._kills.match(flight.call, plan.tool, plan.upstream.name)
+        if kill is not None:
+            flight.stop(killed_by(kill))
+        if flight.verdict is not None:
+            proof = Outcome(OutcomeKind.NOT_EXECUTED)
+            return flight.verdict.stopped(proof, STAGE)
+        return await self._send(flight, plan, attempt)
+
+    async def _send(self, flight: Flight, plan: Plan, attempt: Attempt) -> Outcome:
+        driver = self._driver_of(plan.upstream)
+        per_try_s = _per_try_s(flight, plan)
+        outcome: Outcome | None = None
+        with flight.stoppable(per_try_s, caller_may_leave=attempt.effect is Effect.READ) as scope:
+            outcome = await driver.send(attempt, plan, per_try_s or 0.0)
+        if outcome is not None:
+            return outcome
+        if scope.timed_out:
+            known = await driver.stopped(attempt, plan, "timeout")
+            return _timed_out(known, per_try_s or 0.0)
+        assert flight.verdict is not None
+        known = await driver.stopped(attempt, plan, flight.verdict.cause.value)
+        return known if known.ok else flight.verdict.stopped(known, STAGE)
+
+
+def _per_try_s(flight: Flight, plan: Plan) -> float | None:
+    """The per-try timeout, None where the deadline comes first (its verdict then ends the attempt) or for a parent."""
+    if flight.is_parent:
+        return None
+    remaining_s = flight.remaining_s(clock.monotonic())
+    if remaining_s is not None and remaining_s <= plan.timeouts.per_try_s:
+        return None
+    return plan.timeouts.per_try_s
+
+
+def _timed_out(known: Outcome, per_try_s: float) -> Outcome:
+    if known.ok:
+        return known  # it ended in the very moment the timeout passed
+    failure = Failure(Reason.TIMEOUT, f"no answer within {per_try_s:g} s")
+    if known.failure is not None and known.failure.reason is Reason.CONNECT:
+        failure = known.failure
+    return replace(known, failure=failure, stage=STAGE)

@@ -1,0 +1,285 @@
+"""Owns the task of every call: start it, let others observe it, stop it once, finalise it.
+
+Request handlers and the channel only observe. Finalisation (the call's end in the ledger, then the answer) cannot be
+cancelled: nobody but a flight's own scope ever cancels its task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from outrider import clock
+from outrider.agents import Agents
+from outrider.calls import Call, Effect, Outcome, OutcomeKind, Reason
+from outrider.errors import Code, problem
+from outrider.flight import Cause, Flight, Traffic, Verdict, killed_by
+from outrider.kills import KillBoard
+from outrider.ledger.writer import LedgerUnavailable
+from outrider.policy.current import CurrentPolicy
+from outrider.recorder import Mutation, Recorder
+from outrider.stages import Next
+from outrider.telemetry import Telemetry
+from outrider.unresolved import GUARDED, Unresolved
+
+log = logging.getLogger("outrider.supervisor")
+
+RECEIPT_SLACK_S = 0.5
+"""How much longer than the adapters' abort timeout a receipt waits for the calls' ends to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a kill did. ``calls``: ``{call_id, agent, tool, result}``; ``durable`` False: in force, not yet on disk."""
+
+    id: str
+    scope: str
+    took_ms: float
+    counts: dict[str, int]
+    calls: list[dict[str, str]] = field(default_factory=list)
+    durable: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Acknowledges(Protocol):
+    """The in-process upstream, told which ends are durable so that its adapters may forget them."""
+
+    def recorded(self, call_id: str, n: int) -> None: ...
+
+
+class Supervisor:
+    """The calls under way."""
+
+    def __init__(
+        self,
+        *,
+        traffic: Traffic,
+        policies: CurrentPolicy,
+        recorder: Recorder,
+        kills: KillBoard,
+        agents: Agents,
+        unresolved: Unresolved,
+        telemetry: Telemetry,
+        local: Acknowledges,
+        run: Next,
+    ) -> None:
+        self._traffic = traffic
+        self._policies = policies
+        self._recorder = recorder
+        self._kills = kills
+        self._agents = agents
+        self._unresolved = unresolved
+        self._telemetry = telemetry
+        self._local = local
+        self._run_stages = run
+        self.on_lifecycle: Callable[[str, str], None] = lambda state, reason: None
+
+    @property
+    def flights(self) -> dict[str, Flight]:
+        return self._traffic.flights
+
+    @property
+    def draining(self) -> bool:
+        return self._traffic.draining
+
+    # ── a call ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, call: Call) -> Flight:
+        """Start a call. Never raises; ``flight.answer`` resolves exactly once."""
+        loop = asyncio.get_running_loop()
+        flight = Flight(call, self._policies.current, received=clock.monotonic(), started_wall=clock.wall())
+        flight.answer = loop.create_future()
+        self.flights[call.id] = flight
+        parent = self.flights.get(call.parent) if call.parent else None
+        if parent is not None:
+            parent.adopt_child()
+        flight.task = loop.create_task(self._live(flight))
+        return flight
+
+    async def _live(self, flight: Flight) -> None:
+        outcome = await self._guarded(flight)
+        took_s = clock.monotonic() - flight.received
+        outcome = await self._record_end(flight, outcome, took_s)
+        del self.flights[flight.call.id]
+        self._agents.finished(flight.call, outcome)
+        self._telemetry.on_call_finished(flight.call, outcome, took_s, flight.attempts)
+        assert flight.answer is not None
+        if not flight.answer.done():
+            flight.answer.set_result(outcome)
+
+    async def _guarded(self, flight: Flight) -> Outcome:
+        """The stages; an unexpected exception in one of them refuses, it never passes on."""
+        try:
+            self._agents.seen(flight.call)
+            self._recorder.received(flight)
+            return await self._run_stages(flight)
+        except Exception:
+            log.exception("a stage failed", extra={"call_id": flight.call.id})
+            sent = flight.attempt is not None and flight.attempt.sent
+            kind = OutcomeKind.UNKNOWN if sent else OutcomeKind.NOT_EXECUTED
+            detail = "A fault in Outrider ended this call; see the sidecar's log."
+            return Outcome(kind, code=Code.INTERNAL, detail=detail, retryable=False)
+
+    async def _record_end(self, flight: Flight, outcome: Outcome, took_s: float) -> Outcome:
+        try:
+            await self._recorder.finished(flight, outcome, took_s, self._guard_of(flight, outcome))
+        except LedgerUnavailable as error:
+            return _unrecorded(flight, outcome, error)
+        for n in range(1, flight.attempts + 1) if flight.call.origin else ():
+            self._local.recorded(flight.call.id, n)
+        return outcome
+
+    def _guard_of(self, flight: Flight, outcome: Outcome) -> list[Mutation]:
+        """Bar the same call in the same run, when this one may have run."""
+        unsure = outcome.kind is OutcomeKind.UNKNOWN
+        if not unsure or flight.plan is None or flight.plan.effect not in GUARDED:
+            return []
+        return self._unresolved.note(flight.call, flight.policy.ledger.unknown_ttl_s)
+
+    def caller_gone(self, flight: Flight) -> None:
+        """The observer left: no further attempt; a read in flight is cancelled, an effect already sent is left to
+        finish inside its deadline so that its outcome is learnt."""
+        flight.stop(Verdict(Cause.CALLER_GONE, "The caller went away."))
+
+    def problem(self, flight: Flight, outcome: Outcome) -> dict[str, Any]:
+        """The RFC 9457 object of an outcome that is not ok."""
+        return problem_of(flight, outcome)
+
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def kill(self, scope: str, reason: str, ttl_s: float | None, by: str) -> Receipt:
+        """Engage a kill: durable, then in memory, then every waiter woken; then say what became of each call.
+
+        Raises ValueError for a scope or reason that is not one."""
+        began = clock.monotonic()
+        kill = await self._kills.engage(scope, reason, ttl_s, by)
+        verdict = killed_by(kill)
+        hit = [flight for flight in self.flights.values() if self._covers(kill.id, flight)]
+        for flight in hit:
+            flight.stop(verdict)
+        self.on_lifecycle("killed", kill.scope)
+        results = await self._ends(hit)
+        calls = [
+            {"call_id": flight.call.id, "agent": flight.call.agent.name, "tool": flight.call.tool, "result": result}
+            for flight, result in zip(hit, results, strict=True)
+        ]
+        counts = {word: results.count(word) for word in ("not_executed", "completed", "unknown")}
+        took_ms = round((clock.monotonic() - began) * 1000, 3)
+        return Receipt(kill.id, kill.scope, took_ms, counts, calls, kill.durable)
+
+    def _covers(self, kill_id: str, flight: Flight) -> bool:
+        plan = flight.plan
+        tool, upstream = (plan.tool, plan.upstream.name) if plan is not None else (None, None)
+        return self._kills.covers(kill_id, flight.call, tool, upstream)
+
+    async def _ends(self, hit: list[Flight]) -> list[str]:
+        """``completed``, ``not_executed`` or ``unknown`` for each; no answer in time is unknown."""
+        answers = [flight.answer for flight in hit if flight.answer is not None]
+        if answers:
+            patience_s = self._policies.current.kills.abort_timeout_s + RECEIPT_SLACK_S
+            await asyncio.wait(answers, timeout=patience_s)
+        return [_receipt_word(flight) for flight in hit]
+
+    async def revive(self, kill_id: str, reason: str, by: str) -> None:
+        """Lift a kill. Raises KeyError when it is not engaged, ValueError without a reason."""
+        kill = await self._kills.lift(kill_id, reason, by)
+        self.on_lifecycle("revived", kill.scope)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let what runs end, then stop what is left."""
+        self._traffic.draining = True
+        self.on_lifecycle("draining", "the sidecar is shutting down")
+        await self._wait_for_all(timeout_s)
+        for flight in tuple(self.flights.values()):
+            flight.stop(Verdict(Cause.SHUTDOWN, "The sidecar shut down before this call ended."))
+        await self._wait_for_all(self._policies.current.kills.abort_timeout_s + RECEIPT_SLACK_S)
+
+    async def _wait_for_all(self, timeout_s: float) -> None:
+        answers = [flight.answer for flight in self.flights.values() if flight.answer is not None]
+        if answers:
+            await asyncio.wait(answers, timeout=timeout_s)
+
+    # ── later knowledge ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self, call_id: str, as_: str, reason: str, by: str) -> dict[str, Any]:
+        """A person found out what became of an unknown call. Raises KeyError when no such call is unresolved,
+        ValueError for another word than ``executed`` or ``not_executed``, or without a reason."""
+        if as_ not in {"executed", "not_executed"}:
+            raise ValueError(f"'{as_}' is not known; say executed or not_executed")
+        if not reason.strip():
+            raise ValueError("a reason is needed: say how you found out")
+        if self._unresolved.get(call_id) is None:
+            raise KeyError(call_id)
+        kind = OutcomeKind.OK if as_ == "executed" else OutcomeKind.NOT_EXECUTED
+        data = {"as": as_, "reason": reason, "by": by}
+        await self._recorder.settled(call_id, None, kind, data, self._unresolved.settle_rows(call_id))
+        self._unresolved.forget(call_id)
+        return {"call_id": call_id, "settled": as_, "reason": reason, "by": by}
+
+    async def settled_late(self, call_id: str, n: int, outcome: Outcome) -> None:
+        """An attempt that ended unknown is known by now. That it never ran lifts the bar on its like; that it ran does
+        not: the agent was told "unknown", and repeating it is just what must not happen."""
+        lifts = outcome.kind is OutcomeKind.NOT_EXECUTED and self._unresolved.get(call_id) is not None
+        rows = self._unresolved.settle_rows(call_id) if lifts else []
+        data: dict[str, Any] = {"late": True}
+        if outcome.failure is not None:
+            data["text"] = outcome.failure.text[:500]
+        await self._recorder.settled(call_id, n, outcome.kind, data, rows)
+        if lifts:
+            self._unresolved.forget(call_id)
+
+
+def _receipt_word(flight: Flight) -> str:
+    answer = flight.answer
+    if answer is None or not answer.done():
+        return "unknown"
+    kind = answer.result().kind
+    if kind is OutcomeKind.NOT_EXECUTED:
+        return "not_executed"
+    return "unknown" if kind is OutcomeKind.UNKNOWN else "completed"
+
+
+def _unrecorded(flight: Flight, outcome: Outcome, error: LedgerUnavailable) -> Outcome:
+    """The end could not be written. A read's answer stands; of an effect nothing is acknowledged that is not recorded,
+    and a restart will call it unknown."""
+    effects = flight.plan is not None and flight.plan.effect.has_effects and flight.attempts > 0
+    if not effects:
+        return outcome
+    detail = f"The call was sent, and its end could not be written to the ledger: {error}"
+    return replace(
+        outcome, kind=OutcomeKind.UNKNOWN, value=None, code=Code.LEDGER_UNAVAILABLE, detail=detail, retryable=False
+    )
+
+
+def problem_of(flight: Flight, outcome: Outcome) -> dict[str, Any]:
+    """The problem object: what the caller may do next is said honestly in ``retryable`` and ``outcome``."""
+    code = outcome.code or Code.INTERNAL
+    retry_after_ms = None if outcome.retry_after_s is None else int(outcome.retry_after_s * 1000)
+    effect = flight.plan.effect if flight.plan is not None else Effect.WRITE
+    unsure = outcome.kind is OutcomeKind.UNKNOWN and effect.has_effects
+    extensions: dict[str, Any] = {
+        "retry_after_ms": retry_after_ms,
+        "outcome": outcome.kind.value,
+        "attempts": flight.attempts,
+        "call_id": flight.call.id,
+        "stage": outcome.stage or None,
+        "rule": outcome.rule,
+    }
+    if outcome.retryable is not None:
+        extensions["retryable"] = outcome.retryable
+    if unsure:
+        extensions["retryable"] = False
+    if outcome.failure is not None and outcome.failure.status is not None:
+        extensions["upstream_status"] = outcome.failure.status
+    return problem(code, outcome.detail, status=_status(code, outcome), **extensions)
+
+
+def _status(code: Code, outcome: Outcome) -> int | None:
+    """An unknown outcome after a broken connection is the upstream's fault (502), after a timeout it is 504."""
+    broken = outcome.failure is not None and outcome.failure.reason is not Reason.TIMEOUT
+    return 502 if code is Code.OUTCOME_UNKNOWN and broken else None

@@ -1,0 +1,1 @@
+"""Where tools live, one file a kind."""
