@@ -1,4 +1,4 @@
-"""What the tests of the kill board share: a ledger that can hang and fail, over a real database with the real tables."""
+"""What the tests of the kill board share: a ledger that can hang and fail, over a database with the real tables."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Where the sidecar is and who this process is, read from arguments and the environment.
 
-    OUTRIDER_URL          http://HOST:PORT, https://HOST:PORT or unix:/PATH of the data plane (default 127.0.0.1:7070)
-    OUTRIDER_TOKEN        the agents' token; or OUTRIDER_TOKEN_FILE, a file that holds it (read anew at each connect)
-    OUTRIDER_CA_FILE      PEM file of a private CA, for https
-    OUTRIDER_AGENT        the agent's name
-    OUTRIDER_CONNECT_WAIT how many seconds a call waits for a sidecar that does not answer (default 2)
+OUTRIDER_URL          http://HOST:PORT, https://HOST:PORT or unix:/PATH of the data plane (default 127.0.0.1:7070)
+OUTRIDER_TOKEN        the agents' token; or OUTRIDER_TOKEN_FILE, a file that holds it (read anew at each connect)
+OUTRIDER_CA_FILE      PEM file of a private CA, for https
+OUTRIDER_AGENT        the agent's name
+OUTRIDER_CONNECT_WAIT how many seconds a call waits for a sidecar that does not answer (default 2)
 """
 
 from __future__ import annotations

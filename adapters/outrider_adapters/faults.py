@@ -56,7 +56,7 @@ def _guarded(reader: Any, error: BaseException) -> Any:
 
 
 def _inner_reason(error: BaseException) -> BaseException | None:
-    """``requests.ConnectionError(MaxRetryError(…, reason=NewConnectionError))`` and urllib3's and urllib's ``reason``."""
+    """requests' ``ConnectionError(MaxRetryError(…, reason=NewConnectionError(…)))``; urllib3's and urllib's own."""
     for holder in (error, error.args[0] if error.args else None):
         reason = getattr(holder, "reason", None)
         if isinstance(reason, BaseException):
@@ -103,7 +103,8 @@ def _retry_after_s(error: Any) -> float | None:
 def _header(headers: Any) -> str | None:
     """A mapping of a library looks up without regard to case; botocore's is a plain dict in lower case."""
     found = headers.get("Retry-After")
-    return found if found is not None else headers.get("retry-after")
+    found = headers.get("retry-after") if found is None else found
+    return None if found is None else str(found)
 
 
 def _seconds(value: Any) -> float | None:

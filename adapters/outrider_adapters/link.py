@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Peer(Protocol):
     def welcome(self, frame: wire.Welcome) -> None: ...
     def receive(self, frame: wire.FromGateway) -> None: ...
     def lost(self) -> None: ...
-    def unreachable(self, attempt_began: float, trouble: str, fatal: bool) -> None: ...
+    def unreachable(self, attempt_began: float, trouble: str, fatal: bool) -> bool: ...
 
 
 class Unwelcome(Exception):
@@ -66,10 +67,11 @@ class Link:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: deque[tuple[bytes, Sending | None]] = deque()
         self._urgent: deque[tuple[bytes, Sending | None]] = deque()
-        self._wake = asyncio.Event()
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._poked = asyncio.Event()
         self._woken = False
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._halted = asyncio.Event()  # the same, for the loop's own waits
         self._heartbeat_s = PING_S
         self.fd = -1  # the socket's, while there is one; a forked child must let go of it
 
@@ -88,11 +90,11 @@ class Link:
         (self._urgent if urgent else self._outbox).append((data, sending))
         if not self._woken:
             self._woken = True
-            self._on_loop(self._wake)
+            self._on_loop(self._flush)
 
     def poke(self) -> None:
         """A call waits: do not sleep through the whole pause."""
-        self._on_loop(self._poked)
+        self._on_loop(self._poked.set)
 
     def later(self, delay_s: float, action: object, *args: object) -> asyncio.TimerHandle:
         """A timer on the link's loop; only from the link's own thread."""
@@ -101,21 +103,21 @@ class Link:
 
     def stop(self, timeout_s: float) -> None:
         """Write what is queued, close, end the thread; at most ``timeout_s``."""
-        self._stopping = True
-        self._on_loop(self._wake)
-        self._on_loop(self._poked)
+        self._stopping.set()
+        for action in (self._flush, self._poked.set, self._halted.set):
+            self._on_loop(action)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
-    def _on_loop(self, event: asyncio.Event) -> None:
+    def _on_loop(self, action: Callable[[], None]) -> None:
         loop = self._loop
         if loop is None:
             return
         if self._thread is threading.current_thread():
-            event.set()
+            loop.call_soon(action)
             return
         with suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(event.set)
+            loop.call_soon_threadsafe(action)
 
     # ── on the link's thread ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,26 +134,26 @@ class Link:
     async def _live(self) -> None:
         delay_s = FIRST_DELAY_S
         async with aiohttp.ClientSession(connector=self._connector()) as http:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 began = time.monotonic()
+                self._poked.clear()
                 was_up, trouble, fatal = await self._session(http)
-                if self._stopping:
+                if self._stopping.is_set():
                     return
-                self._peer.unreachable(began, trouble, fatal)
+                waited_for = self._peer.unreachable(began, trouble, fatal)
                 delay_s = FIRST_DELAY_S if was_up else min(MAX_DELAY_S, delay_s * 2)
-                await self._pause(FATAL_DELAY_S if fatal else delay_s, POKED_DELAY_S * (10 if fatal else 1))
+                await self._pause(FATAL_DELAY_S if fatal else delay_s, fatal, waited_for)
 
     def _connector(self) -> aiohttp.BaseConnector:
         path = self._surroundings.socket_path
         return aiohttp.UnixConnector(path) if path else aiohttp.TCPConnector()
 
-    async def _pause(self, delay_s: float, least_s: float) -> None:
-        """Jittered; shorter when a call waits."""
-        self._poked.clear()
-        await asyncio.sleep(min(delay_s, least_s) * random.uniform(0.5, 1.0))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, delay_s - least_s) * random.uniform(0.5, 1.0)):
-                await self._poked.wait()
+    async def _pause(self, delay_s: float, fatal: bool, waited_for: bool) -> None:
+        """Jittered; shorter when a call waits, and over at once when the link is stopped."""
+        least_s = min(delay_s, POKED_DELAY_S * (10 if fatal else 1))
+        await _wait(self._halted, least_s * random.uniform(0.5, 1.0))
+        if not (waited_for or self._halted.is_set()):
+            await _wait(self._poked, (delay_s - least_s) * random.uniform(0.5, 1.0))
 
     async def _session(self, http: aiohttp.ClientSession) -> tuple[bool, str, bool]:
         """One connection's life: whether it was up, why it ended, whether asking again is of no use."""
@@ -164,12 +166,13 @@ class Link:
                     welcome = await self._greet(socket)
                 self._outbox.clear()
                 self._urgent.clear()
+                self._socket = socket
                 self._heartbeat_s = max(0.05, welcome.limits.heartbeat_ms / 1000)
                 up = True
                 self._peer.welcome(welcome)
                 await self._serve(socket)
             finally:
-                self.fd = -1
+                self.fd, self._socket = -1, None
                 if up:
                     self._peer.lost()
                 await socket.close()
@@ -212,10 +215,9 @@ class Link:
                 return _agreed(frame)
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        sender = asyncio.create_task(self._send_all(socket))
-        beating = asyncio.create_task(self._beat())
+        helpers = [asyncio.create_task(self._beat()), asyncio.create_task(self._close_when_halted(socket))]
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 message = await socket.receive()
                 if message.type not in DATA:
                     return
@@ -223,32 +225,43 @@ class Link:
                 if frame is not None:
                     self._peer.receive(frame)
         finally:
-            for task in (sender, beating):
+            for task in helpers:
                 task.cancel()
-            await asyncio.gather(sender, beating, return_exceptions=True)
+            await asyncio.gather(*helpers, return_exceptions=True)
 
-    async def _send_all(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        """Writes until the connection ends; a stop closes it when everything is written."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._woken = False
-            while queue := self._urgent or self._outbox:
-                data, sending = queue.popleft()
-                if sending is not None:
-                    sending.sent = True
-                try:
-                    await socket.send_frame(data, aiohttp.WSMsgType.TEXT)
-                except (aiohttp.ClientError, OSError, RuntimeError):
-                    return  # the reader sees the end of the connection too
-            if self._stopping:
-                await socket.close()
-                return
+    def _flush(self) -> None:
+        """Write what is queued. In a callback and not in a task of its own: a task is woken one turn of the loop later,
+        which is a third of a call's time on the loop. There is no backpressure to be had either: what is queued is
+        bounded by the calls that are open, and would wait in memory here or there."""
+        self._woken = False
+        while self._socket is not None and (queue := self._urgent or self._outbox):
+            data, sending = queue.popleft()
+            if sending is not None:
+                sending.sent = True
+            writing = self._socket.send_frame(data, aiohttp.WSMsgType.TEXT)
+            try:
+                writing.send(None)  # an uncompressed frame is written before the first wait, which is the drain's
+            except StopIteration:
+                continue
+            except (aiohttp.ClientError, OSError):
+                return  # the reader sees the end of the connection too
+            writing.close()
+
+    async def _close_when_halted(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        await self._halted.wait()
+        self._flush()
+        await socket.close()
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
             self.post(HEARTBEAT, urgent=True)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 DATA = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)

@@ -41,7 +41,7 @@ def label(value: Any) -> str:
     """A short text for an object that has no JSON form: its own repr where it has one, else its class."""
     kind = type(value)
     name = f"<{kind.__module__}.{kind.__qualname__}>"
-    if kind.__repr__ is object.__repr__:
+    if getattr(kind, "__repr__", None) is object.__repr__:
         return name  # the default repr is a memory address: another one in each run
     try:
         text = repr(value)
@@ -104,6 +104,13 @@ class _Plain:
 def _whole_text(text: str) -> str:
     """Without lone surrogates, which have no UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def changes(sent: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Which of the arguments the gateway changed or added. What came back as it was sent keeps the caller's own
+    object, which may have had no JSON form."""
+    before = msgspec.json.decode(json_bytes(dict(sent)))
+    return {name: value for name, value in told.items() if name not in before or before[name] != value}
 
 
 def json_bytes(value: Any) -> bytes:

@@ -80,7 +80,7 @@ def _agents_only(tokens: Tokens) -> Any:
         if request.path in OPEN_PATHS or tokens.kind(bearer(request)) == "agent":
             return await handler(request)
         if not bearer(request):
-            detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (the file agent.token in the data folder)."
+            detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (agent.token in the data folder)."
         else:
             detail = "This is not the agents' token of this sidecar."
         return problem_response(Code.UNAUTHENTICATED, detail)

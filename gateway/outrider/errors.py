@@ -42,6 +42,7 @@ class Code(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OUTCOME_UNKNOWN = "outcome_unknown"
     CANCELLED = "cancelled"
+    SIDECAR_UNREACHABLE = "sidecar_unreachable"  # said by an adapter: no sidecar answered, nothing was begun
     INTERNAL = "internal"
 
 
@@ -78,6 +79,7 @@ CODES: Mapping[Code, CodeRow] = {
     Code.DEADLINE_EXCEEDED: CodeRow(504, "The deadline passed"),
     Code.OUTCOME_UNKNOWN: CodeRow(504, "The call may have run"),
     Code.CANCELLED: CodeRow(499, "The caller went away"),
+    Code.SIDECAR_UNREACHABLE: CodeRow(503, "No sidecar answers", retryable=True),
     Code.INTERNAL: CodeRow(500, "A fault in Outrider; the call was refused"),
 }
 

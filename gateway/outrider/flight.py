@@ -125,7 +125,7 @@ class Flight:
     """One call under way. Its task, its verdict and its resources; the supervisor owns it."""
 
     __slots__ = (
-        "answer", "attempt", "attempts", "call", "children", "deadline", "decided_by", "degraded_by", "domain",
+        "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "decided_by", "degraded_by", "domain",
         "may_have_run", "on_child", "plan", "policy", "received", "scope", "slot", "started_wall", "task", "verdict",
     )  # fmt: skip
 
@@ -134,6 +134,7 @@ class Flight:
         self.policy = policy  # pinned for the call's life
         self.plan: Plan | None = None  # set by ingest
         self.domain: Domain | None = None
+        self.ahead = 0  # how many calls were under way when it came
         self.received = received  # monotonic seconds
         self.started_wall = started_wall
         self.deadline: float | None = None  # monotonic seconds
@@ -146,7 +147,7 @@ class Flight:
         self.degraded_by = ""
         self.verdict: Verdict | None = None
         self.scope: Scope | None = None
-        self.task: asyncio.Task[Outcome] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.answer: asyncio.Future[Outcome] | None = None
         self.on_child: Callable[[], None] | None = None
 
@@ -195,9 +196,6 @@ class Traffic:
     def __init__(self) -> None:
         self.flights: dict[str, Flight] = {}
         self.draining = False
-
-    def count(self) -> int:
-        return len(self.flights)
 
     def is_draining(self) -> bool:
         return self.draining

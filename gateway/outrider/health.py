@@ -15,14 +15,16 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 from yarl import URL
 
 from outrider import __version__, clock
-from outrider.policy.load import Policy
 from outrider.policy.plans import HttpUpstream, Probe, Secret, Upstream
+
+if TYPE_CHECKING:
+    from outrider.policy.load import Policy
 
 SOONEST_S = 0.1
 """The least that a caller is told to wait for an upstream that is not ready."""

@@ -72,7 +72,8 @@ def _read(path: Path) -> str:
         raise Misconfigured(f"The token file {path} cannot be read: {error.strerror}.") from None
     if len(token) < MIN_TOKEN_CHARS:
         raise Misconfigured(
-            f"The token in {path} is shorter than {MIN_TOKEN_CHARS} characters. Delete the file, and the next start makes one."
+            f"The token in {path} is shorter than {MIN_TOKEN_CHARS} characters. "
+            "Delete the file, and the next start makes one."
         )
     return token
 
@@ -96,9 +97,7 @@ def respond_problem(body: dict[str, Any]) -> web.Response:
         headers["Retry-After"] = str(max(1, -(-int(retry_after_ms) // 1000)))
     if body["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="outrider"'
-    return web.Response(
-        body=encode_json(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE
-    )
+    return web.Response(body=encode_json(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE)
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:

@@ -8,9 +8,9 @@ The stages in brackets come later; their places are kept. Who is it: the data pl
 the name is recorded as asserted.
 
 Why this order: the kill switch comes before identity so that it works while an identity provider is down. What cannot
-run now is not put before a person (peek). Claims come before the bulkhead, the other order can deadlock. Breaker, bulkhead and
-rate limit are inside retry: outside, the breaker would undercount and a sleeping retry would hold a slot. The intent is
-durable before the send, and the kill switch is asked once more between the two. Fallback is outermost.
+run now is not put before a person (peek). Claims come before the bulkhead, the other order can deadlock. Breaker,
+bulkhead and rate limit are inside retry: outside, the breaker would undercount and a sleeping retry would hold a slot.
+The intent is durable before the send, and the kill switch is asked once more between the two. Fallback is outermost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from outrider.stages.bulkhead import Bulkhead
 from outrider.stages.deadline import Deadline
 from outrider.stages.fallback import Fallback
 from outrider.stages.ingest import Ingest
-from outrider.stages.journal import Journal
+from outrider.stages.journal import Journal, OnAttempt
 from outrider.stages.kill_switch import KillSwitch
 from outrider.stages.peek import Peek
 from outrider.stages.permits import Permits
@@ -44,7 +44,6 @@ from outrider.unresolved import Unresolved
 
 def stages(
     *,
-    inflight: Callable[[], int],
     draining: Callable[[], bool],
     kills: KillBoard,
     health: Health,
@@ -53,11 +52,12 @@ def stages(
     recorder: Recorder,
     newest: Callable[[], Policy],
     driver_of: DriverOf,
+    on_attempt: OnAttempt,
 ) -> tuple[Stage, ...]:
     """The one ordered list. ``newest`` is the policy in force now; a call's own is pinned in its flight."""
     return (
         # per call, once
-        Ingest(inflight, draining),
+        Ingest(draining),
         KillSwitch(kills),
         # who is it
         Access(recorder),
@@ -74,7 +74,7 @@ def stages(
         AttemptGate(kills, health, newest),
         Bulkhead(),
         Permits(),
-        Journal(recorder),
+        Journal(recorder, on_attempt),
         Send(kills, driver_of),
     )
 

@@ -10,6 +10,7 @@ from outrider.calls import Agent, Attempt, Effect, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
+from outrider.policy.plans import LedgerSettings
 from outrider.policy.rules import Decision
 from outrider.unresolved import GUARDED, Unresolved
 
@@ -36,7 +37,6 @@ class Recorder:
 
     def received(self, flight: Flight) -> None:
         call = flight.call
-        settings = flight.policy.ledger
         event = Event(
             type=EventType.CALL_RECEIVED,
             call_id=call.id,
@@ -51,7 +51,7 @@ class Recorder:
             trace_id=call.traceparent[3:35],
             enforcement="cooperative" if call.origin else "network",
         )
-        self._ledger.append(event, args=call.args if settings.record_args else None, redact=_paths(flight))
+        self._ledger.append(event, linger=True, args=call.args, redact=_paths(flight))
 
     def decided(self, flight: Flight, tool: str, decision: Decision) -> None:
         data: dict[str, Any] = {}
@@ -69,7 +69,8 @@ class Recorder:
                 rule=decision.rule or "",
                 policy_digest=flight.policy.digest,
                 data=data,
-            )
+            ),
+            linger=True,
         )
 
     def attempt_started(self, flight: Flight, attempt: Attempt) -> asyncio.Future[int]:
@@ -81,7 +82,7 @@ class Recorder:
             call_id=call.id,
             attempt=attempt.n,
             run_id=call.run,
-            agent={"name": call.agent.name, "instance": call.agent.instance},
+            agent=_who(call.agent),
             tool=attempt.tool,
             upstream=flight.plan.upstream.name,
             effect=attempt.effect.value,
@@ -90,7 +91,8 @@ class Recorder:
             # what bars the same call should a crash leave this one open
             data={"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {},
         )
-        return self._ledger.append(event, durable=attempt.effect.has_effects)
+        effects = attempt.effect.has_effects
+        return self._ledger.append(event, durable=effects, linger=not effects)
 
     def attempt_finished(self, flight: Flight, attempt: Attempt, outcome: Outcome, took_s: float) -> None:
         failure = outcome.failure
@@ -110,7 +112,8 @@ class Recorder:
             result_digest=outcome.result_digest or "",
             result_bytes=outcome.result_bytes or 0,
         )
-        self._ledger.append(event, durable=self._strict(flight, attempt.effect))
+        strict = self._strict(flight, attempt.effect)
+        self._ledger.append(event, durable=strict, linger=not strict)
 
     def finished(
         self, flight: Flight, outcome: Outcome, took_s: float, mutations: Sequence[Mutation]
@@ -118,7 +121,6 @@ class Recorder:
         """The call's one end. Committed when the future resolves; only then is the caller answered."""
         call = flight.call
         refused = flight.attempts == 0 and not outcome.ok
-        settings = flight.policy.ledger
         event = Event(
             type=EventType.CALL_REFUSED if refused else EventType.CALL_FINISHED,
             call_id=call.id,
@@ -135,26 +137,40 @@ class Recorder:
             data=_end_data(flight, outcome),
         )
         effect = flight.plan.effect if flight.plan is not None else Effect.READ
-        result = outcome.value if outcome.ok and settings.record_results else None
+        result = outcome.value if outcome.ok else None
         durable = bool(mutations) or (flight.attempts > 0 and self._strict(flight, effect))
         return self._ledger.append(
             event, durable=durable, result=result, redact=_paths(flight), mutations=tuple(mutations)
         )
 
     def settled(
-        self, call_id: str, attempt: int | None, outcome: OutcomeKind, data: dict[str, Any], mutations: Sequence[Mutation]
+        self,
+        call_id: str,
+        attempt: int | None,
+        outcome: OutcomeKind,
+        data: dict[str, Any],
+        mutations: Sequence[Mutation],
     ) -> asyncio.Future[int]:
         """Later knowledge about an end that said unknown. It never rewrites that end."""
         kind = EventType.CALL_SETTLED if attempt is None else EventType.ATTEMPT_SETTLED
         event = Event(type=kind, call_id=call_id, attempt=attempt or 0, outcome=outcome.value, data=data)
         return self._ledger.append(event, durable=True, mutations=tuple(mutations))
 
-    def plain(self, kind: EventType, data: dict[str, Any], *, durable: bool = False, **fields: Any) -> asyncio.Future[int]:
-        """An event that is not about one call."""
-        return self._ledger.append(Event(type=kind, data=data, **fields), durable=durable)
+    def agent_changed(self, change: str, agent: Agent, data: dict[str, Any]) -> None:
+        """An instance came or went."""
+        kind = EventType.AGENT_CONNECTED if change == "connected" else EventType.AGENT_LOST
+        self._ledger.append(Event(type=kind, agent=agent_ref(agent), data={"change": change, **data}), linger=True)
+
+    def refuses_effects(self, settings: LedgerSettings) -> bool:
+        """Whether the ledger is full, and the policy says that effects are then refused."""
+        return settings.when_full == "refuse" and self._ledger.full
 
     def _strict(self, flight: Flight, effect: Effect) -> bool:
         return flight.policy.ledger.durability == "strict" and effect.has_effects
+
+
+def _who(agent: Agent) -> dict[str, Any]:
+    return {"name": agent.name, "instance": agent.instance} if agent.instance else {"name": agent.name}
 
 
 def _paths(flight: Flight) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ Pair = tuple[str, int]
 SettledLate = Callable[[str, int, Outcome], Awaitable[None]]
 CRASHED = "The sidecar ended before this was known."
 SEVERITY = (OutcomeKind.UNKNOWN, OutcomeKind.OK, OutcomeKind.DEFINITE, OutcomeKind.NOT_EXECUTED)
-"""Of several attempts, what the call is: one that may have run outweighs one that did, which outweighs one that failed."""
+"""Of several attempts, what the call is: one that may have run outweighs one that did, that one outweighs a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Recovery:
                 outcome=kind.value,
                 code=Code.OUTCOME_UNKNOWN.value if kind is OutcomeKind.UNKNOWN else "",
                 detail=CRASHED,
-                    data={"recovered": True, "answered": it.told},
+                data={"recovered": True, "answered": it.told},
             ),
             durable=True,
             mutations=self._bar(call_id, kind, it, agent),

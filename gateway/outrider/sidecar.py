@@ -47,7 +47,7 @@ log = logging.getLogger("outrider.sidecar")
 
 
 class Sidecar:
-    """A running sidecar. ``await Sidecar.start(settings)``, then ``await stop()``; ``serve`` does both for a process."""
+    """A running sidecar: ``await Sidecar.start(settings)``, then ``await stop()``. ``serve`` does both: a process."""
 
     def __init__(self, services: Services, drivers: Drivers, local: LocalUpstream, tokens: Tokens) -> None:
         self.services = services
@@ -90,9 +90,7 @@ class Sidecar:
             self._in_background(services.kills.tend(services.supervisor.kill)),
         ]
         _write_listeners(self)
-        services.ledger.append(
-            Event(type=EventType.SIDECAR_STARTED, data={"version": __version__, "pid": os.getpid()})
-        )
+        services.ledger.append(Event(type=EventType.SIDECAR_STARTED, data={"version": __version__, "pid": os.getpid()}))
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work)
@@ -124,12 +122,13 @@ class Sidecar:
         services = self.services
         if policy is None:
             log.error("the changed policy is refused; the old one stays", extra={"faults": [str(f) for f in faults]})
-            services.telemetry.policy_rejected()
+            services.telemetry.on_policy(loaded=False)
             services.ledger.append(
                 Event(type=EventType.POLICY_REJECTED, data={"faults": [str(fault)[:300] for fault in faults[:20]]})
             )
             return
-        services.telemetry.policy_loaded()
+        services.telemetry.on_policy(loaded=True)
+        services.ledger.configure(policy.ledger)
         _record_policy(services.ledger, policy)
         try:
             self._drivers.apply(policy)
@@ -168,7 +167,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     """The parts, from the ground floor up."""
     ledger = await Ledger.open(store, policy.ledger)
     policies = CurrentPolicy(settings.policy, policy)
-    unresolved = Unresolved(store.key)
+    unresolved = Unresolved(store.digest)
     unresolved.restore(store.read("SELECT * FROM unresolved"))
     kills = await KillBoard.load(
         store, ledger, file=lambda: settings.kill_file if policies.current.kills.file else None
@@ -176,8 +175,9 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     telemetry = Telemetry()
     recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
     domains = Domains(policy.limits.max_domains)
-    health = Health(policy, on_ready=lambda name: domains.probe_succeeded(name, clock.monotonic()))
-    agents = Agents(limits=lambda: policies.current.limits, emit=ledger.append)
+    health = Health(policy.upstreams, on_recovered=lambda name: domains.probe_succeeded(name, clock.monotonic()))
+    recorder = Recorder(ledger, unresolved)
+    agents = Agents(limits=lambda: policies.current.limits, emit=recorder.agent_changed)
     local = LocalUpstream(
         limits=lambda: policies.current.limits,
         abort_timeout_s=lambda: policies.current.kills.abort_timeout_s,
@@ -186,10 +186,8 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     )
     drivers = Drivers(local)
     drivers.apply(policy)
-    recorder = Recorder(ledger, unresolved)
     traffic = Traffic()
     chain = stages(
-        inflight=traffic.count,
         draining=traffic.is_draining,
         kills=kills,
         health=health,
@@ -198,6 +196,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         recorder=recorder,
         newest=lambda: policies.current,
         driver_of=drivers.get,
+        on_attempt=telemetry.on_attempt,
     )
     supervisor = Supervisor(
         traffic=traffic,
@@ -211,7 +210,14 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         run=compose(chain),
     )
     recovery.settled_late = supervisor.settled_late
-    channel = Channel(agents, local, submit=supervisor.submit, limits=lambda: policies.current.limits)
+    channel = Channel(
+        agents=agents,
+        local=local,
+        supervisor=supervisor,
+        limits=lambda: policies.current.limits,
+        kills=kills.scopes,
+        incarnation=store.incarnation,
+    )
     supervisor.on_lifecycle = channel.broadcast_lifecycle
     _record_policy(ledger, policy)
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
@@ -246,10 +252,14 @@ def _record_policy(ledger: Ledger, policy: Policy) -> None:
     ledger.append(event, durable=True, mutations=[keep])
 
 
+def _remove_stale_socket(path: Path) -> None:
+    if path.is_socket():
+        path.unlink()
+
+
 async def _unix_site(runner: web.AppRunner, path: str) -> None:
     """A Unix socket for this user only. A stale socket file of a former sidecar is replaced; anything else is not."""
-    if Path(path).is_socket():
-        Path(path).unlink()
+    _remove_stale_socket(Path(path))
     before = os.umask(0o177)
     try:
         await web.UnixSite(runner, path).start()

@@ -56,7 +56,7 @@ def _first(db: Database) -> None:
     )  # fmt: skip
     # The only index of the hot table: call ids are time-ordered, so an insert touches its last page only.
     db.table("ledger").create_index(["call_id"], "ledger_call_id")
-    # One key and no second index: id = 2 × seq, plus 1 for a result. value NULL: the policy records none. No row: erased.
+    # One key, no second index: id = 2 × seq, plus 1 for a result. value NULL: the policy records none. No row: erased.
     db.execute(
         "CREATE TABLE payloads (id INTEGER PRIMARY KEY, salt BLOB NOT NULL, value TEXT, "
         "seq INTEGER AS (id >> 1), kind TEXT AS (CASE id & 1 WHEN 0 THEN 'args' ELSE 'result' END))"

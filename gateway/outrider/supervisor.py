@@ -22,7 +22,7 @@ from outrider.ledger.writer import LedgerUnavailable
 from outrider.policy.current import CurrentPolicy
 from outrider.recorder import Mutation, Recorder
 from outrider.stages import Next
-from outrider.telemetry import Telemetry
+from outrider.telemetry import Telemetry, traceparent_of
 from outrider.unresolved import GUARDED, Unresolved
 
 log = logging.getLogger("outrider.supervisor")
@@ -94,6 +94,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         flight = Flight(call, self._policies.current, received=clock.monotonic(), started_wall=clock.wall())
         flight.answer = loop.create_future()
+        flight.ahead = len(self.flights)
         self.flights[call.id] = flight
         parent = self.flights.get(call.parent) if call.parent else None
         if parent is not None:
@@ -102,12 +103,16 @@ class Supervisor:
         return flight
 
     async def _live(self, flight: Flight) -> None:
+        span = self._telemetry.begin(flight.call)
+        if span is not None:
+            flight.call = replace(flight.call, traceparent=traceparent_of(span))
         outcome = await self._guarded(flight)
         took_s = clock.monotonic() - flight.received
         outcome = await self._record_end(flight, outcome, took_s)
         del self.flights[flight.call.id]
         self._agents.finished(flight.call, outcome)
         self._telemetry.on_call_finished(flight.call, outcome, took_s, flight.attempts)
+        self._telemetry.end(span, outcome, flight.attempts)
         assert flight.answer is not None
         if not flight.answer.done():
             flight.answer.set_result(outcome)

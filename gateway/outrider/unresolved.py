@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +39,9 @@ class Entry:
 class Unresolved:
     """The book of them, in memory, mirrored by rows that are written in the ledger's own transaction."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    def __init__(self, digest: Callable[[bytes], str]) -> None:
+        """``digest`` is keyed: only this store can make the key of a call (``Store.digest``)."""
+        self._digest = digest
         self._by_key: dict[str, dict[str, Entry]] = {}  # two like calls at once may both end unknown
         self._by_call: dict[str, Entry] = {}
 
@@ -51,14 +50,13 @@ class Unresolved:
         for row in rows:
             left_s = max(0.0, row["until_wall"] - clock.wall())
             until = clock.monotonic() + left_s
-            names = (str(row[name] or "") for name in ("call_id", "key", "tool", "agent", "run"))
-            self._remember(Entry(*names, until_wall=row["until_wall"], until=until))
+            tool, agent, run = (str(row[name] or "") for name in ("tool", "agent", "run"))
+            self._remember(Entry(row["call_id"], row["key"], tool, agent, run, row["until_wall"], until))
 
     def key_of(self, call: Call) -> str:
         """A keyed digest of run (without one: the agent), the tool as called and the arguments."""
         whose = call.run or f"agent:{call.agent.name}"
-        message = _canonical([whose, call.tool, call.args])
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+        return self._digest(_canonical([whose, call.tool, call.args]))
 
     def find(self, call: Call) -> Entry | None:
         """The unsettled call that this one would repeat."""

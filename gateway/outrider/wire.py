@@ -6,8 +6,8 @@ that either side may be newer. Times are relative milliseconds: two processes sh
     adapter → gateway   hello  open  finished  aborted  ended  cancel  heartbeat  bye
     gateway → adapter   welcome  execute  closed  abort  ack  lifecycle  problem
 
-A call's way: ``open`` → (``execute`` → ``finished`` → ``ack``)* → ``closed``. With ``on_ok: report`` the adapter hands a
-good result to the framework at once, and ``closed`` merely confirms it.
+A call's way: ``open`` → (``execute`` → ``finished`` → ``ack``)* → ``closed``. With ``on_ok: report`` the adapter hands
+a good result to the framework at once, and ``closed`` merely confirms it.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Hello(Frame, tag="hello", frozen=True):
     host: str = ""
     pid: int = 0
     epoch: int | None = None
+    oldest_protocol: int = 0  # the oldest version this adapter still speaks; 0: any
     tools: tuple[Tool, ...] = ()
     running: tuple[Running, ...] = ()
     unacked: tuple[Finished, ...] = ()
@@ -202,10 +203,12 @@ class Abort(Frame, tag="abort", frozen=True):
 
 
 class Ack(Frame, tag="ack", frozen=True):
-    """This ``finished`` is durable; forget it."""
+    """This ``finished`` is durable; forget it. ``state`` is the one it said: another one spooled meanwhile (the truth
+    after ``timed_out``) is not acked by this."""
 
     call: str
     n: int
+    state: str = ""
 
 
 class Lifecycle(Frame, tag="lifecycle", frozen=True):

@@ -87,15 +87,16 @@ async def test_a_scope_covers_what_it_names_and_nothing_else(
         ("tool: ", "The scope 'tool: ' names no tool."),
         ("agent: x", "The scope 'agent: x' has blanks around its name."),
         ("tool:*.pay", "The scope 'tool:*.pay' has a '*' before its end; only a last one makes a prefix."),
-        ("run:r*", "The scope 'run:r*' has a '*', but a run is named exactly."),
-        ("upstream:*", "The scope 'upstream:*' has a '*', but a upstream is named exactly."),
+        ("run:r*", "The scope 'run:r*' has a '*'; runs are named exactly."),
+        ("upstream:*", "The scope 'upstream:*' has a '*'; upstreams are named exactly."),
         (
             "agent:\x1b[2Jx",
             "The scope 'agent:\\x1b[2Jx' has a name that is longer than 500 characters or holds control characters.",
         ),
         (
             "agent:" + "x" * 600,
-            f"The scope 'agent:{'x' * 71}...' has a name that is longer than 500 characters or holds control characters.",
+            f"The scope 'agent:{'x' * 71}...' has a name that is longer than 500 characters "
+            "or holds control characters.",
         ),
     ],
 )
@@ -217,7 +218,7 @@ async def test_kills_are_bounded_but_a_global_one_is_always_accepted(ledger: Scr
     """A loop that engages kills by the thousand fills no memory, and never takes the big switch away."""
     board = await board_on(ledger)
     await asyncio.gather(*(board.engage(f"run:{n}", "test") for n in range(MAX_KILLS)))
-    with pytest.raises(Refused, match="1000 kills are engaged, which is the limit. Engage one that covers many"):
+    with pytest.raises(Refused, match="1000 kills are engaged, which is the limit"):
         await board.engage("run:more", "test")
     assert (await board.engage("run:7", "again")).scope == "run:7"
     assert (await board.engage("global", "test")).durable
@@ -264,7 +265,7 @@ async def test_a_kill_that_cannot_be_lifted_durably_stays(ledger: ScriptedLedger
     board = await board_on(ledger)
     kill = await board.engage("global", "test")
     ledger.mode = mode
-    with pytest.raises(Refused, match="The ledger cannot be written .* The kill stays"):
+    with pytest.raises(Refused, match="The ledger cannot be written"):
         await board.lift(kill.id, "over")
     assert board.match(a_call()) is not None
     ledger.mend()
@@ -279,7 +280,7 @@ async def test_a_lift_on_a_disk_that_hangs_answers_in_time_and_happens_when_it_i
     board = await board_on(ledger)
     kill = await board.engage("global", "test")
     ledger.mode = "hang"
-    with pytest.raises(Refused, match="The ledger does not answer. The kill stays until it does, and is lifted then"):
+    with pytest.raises(Refused, match="The kill stays until it does, and is lifted then"):
         await board.lift(kill.id, "over")
     assert board.match(a_call()) is not None
     ledger.mend()
@@ -490,7 +491,7 @@ async def test_removing_the_file_lifts_nothing_and_lifting_needs_it_removed(ledg
     board = await board_on(ledger, file)
     (kill,) = board.all()
     async with tended(board):
-        with pytest.raises(Refused, match="The file KILL in the data folder stops everything while it lies there"):
+        with pytest.raises(Refused, match="stops everything while it is there"):
             await board.lift(kill.id, "over")
         file.unlink()
         await asyncio.sleep(5)
@@ -530,7 +531,9 @@ async def test_whatever_has_the_files_name_stops_everything_and_blocks_nothing(
     elif kind == "folder":
         file.mkdir()
     elif kind == "link":
-        file.symlink_to("/etc/hostname")
+        secret = file.with_name("secret")
+        secret.write_text("a short secret")
+        file.symlink_to(secret)
     else:
         file.write_bytes({"binary": b"\xff\xfe\x00", "long": b"x" * 5000, "escape": b"\x1b[2Jgone"}[kind])
     board = await board_on(ledger, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from outrider.calls import Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.policy.plans import Plan, Retry, Upstream
 from outrider.stages.retry import Again, GiveUp, decide, is_retryable

@@ -90,8 +90,8 @@ class Bulkhead:
         self._serve()
 
     def try_acquire(self) -> Slot | None:
-        """A slot if one is free and nobody waits for it, else None."""
-        if self._queue or self._held >= self._settings.max_concurrent:
+        """A slot if one is free, else None. Overtakes nobody: a free slot is given to the queue at once."""
+        if not self._has_room:
             return None
         self._held += 1
         return Slot(self)
@@ -100,7 +100,7 @@ class Bulkhead:
         """A place at the end of the queue, served at once if a slot is free; None when the queue is full.
 
         Needs a running loop. Await the place in the same step: until then nobody watches over it."""
-        if len(self._queue) >= self._settings.max_queue and not self._has_room:
+        if not self._has_room and len(self._queue) >= self._settings.max_queue:
             return None
         place = Place(self, asyncio.get_running_loop())
         self._queue[place] = None
@@ -109,7 +109,7 @@ class Bulkhead:
 
     @property
     def _has_room(self) -> bool:
-        return not self._queue and self._held < self._settings.max_concurrent
+        return self._held < self._settings.max_concurrent
 
     def _released(self) -> None:
         self._held -= 1
@@ -119,7 +119,7 @@ class Bulkhead:
         self._queue.pop(place, None)
 
     def _serve(self) -> None:
-        while self._queue and self._held < self._settings.max_concurrent:
+        while self._queue and self._has_room:
             place, _ = self._queue.popitem(last=False)
             self._held += 1
             place.set_result(Slot(self))

@@ -56,7 +56,7 @@ def _fault(kind: str, name: str) -> str:
     if len(name) > MAX_TEXT or not name.isprintable():
         return f"has a name that is longer than {MAX_TEXT} characters or holds control characters."
     if kind in ("run", "upstream"):
-        return f"has a '*', but a {kind} is named exactly." if "*" in name else ""
+        return f"has a '*'; {kind}s are named exactly." if "*" in name else ""
     return "has a '*' before its end; only a last one makes a prefix." if "*" in name[:-1] else ""
 
 

@@ -7,10 +7,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
-
-IDLE_S: Final = 0.02
-"""So long without work counts as a good moment for a checkpoint."""
+from typing import Protocol
 
 Work = Callable[[], None]
 Done = Callable[[BaseException | None], None]
@@ -19,9 +16,7 @@ Done = Callable[[BaseException | None], None]
 class Chores(Protocol):
     """What the hand does between two pieces of work."""
 
-    def needs_checkpoint(self) -> bool: ...
-    def must_checkpoint(self) -> bool: ...
-    def checkpoint(self) -> None: ...
+    def tidy(self, *, aside: bool) -> None: ...
 
 
 class Hand(Protocol):
@@ -54,24 +49,14 @@ class ThreadHand:
         self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
-        chores = self._chores
-        while True:
+        while (job := self._inbox.get()) is not None:
+            work, done = job
             try:
-                job = self._inbox.get(timeout=IDLE_S if chores.needs_checkpoint() else None)
-            except queue.Empty:
-                chores.checkpoint()
-                continue
-            if job is None:
-                return
-            try:
-                self._report(job[1], attempt(job[0]))
+                self._loop.call_soon_threadsafe(done, attempt(work))
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
-            if chores.must_checkpoint():
-                chores.checkpoint()
-
-    def _report(self, done: Done, error: BaseException | None) -> None:
-        self._loop.call_soon_threadsafe(done, error)
+            del job, work, done  # an idle thread keeps nothing alive
+            self._chores.tidy(aside=True)
 
 
 class InlineHand:
@@ -83,8 +68,7 @@ class InlineHand:
 
     def submit(self, work: Work, done: Done) -> None:
         self._loop.call_soon(done, attempt(work))
-        if self._chores.needs_checkpoint():
-            self._chores.checkpoint()
+        self._chores.tidy(aside=False)
 
     def close(self) -> None:
         pass

@@ -109,7 +109,7 @@ def encode_event(event: Event) -> tuple[Event, bytes]:
     long) comes back cut to what can: a record of what happened is never lost over its trimmings."""
     try:
         body = _encoder.encode(event)
-    except (TypeError, ValueError, RecursionError, OverflowError):
+    except Exception:  # a foreign object's __str__ may raise anything
         body = b""
     if 0 < len(body) <= MAX_LINE_BYTES:
         return event, body

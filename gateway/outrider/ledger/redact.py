@@ -89,7 +89,7 @@ class Redactor:
         """An object that JSON would show with its fields (a dataclass): looked through as what it would become."""
         try:
             plain = msgspec.to_builtins(value, enc_hook=str, str_keys=True)
-        except (TypeError, ValueError, RecursionError, OverflowError):
+        except Exception:  # its __str__ may raise anything
             return REDACTED
         return plain if type(plain) in _SCALARS else self._walk(plain, states, depth + 1)
 
@@ -192,5 +192,5 @@ def _canonical(value: Any) -> bytes:
     """JSON with sorted keys. What cannot be written so is named by its type: nothing of it is guessed at."""
     try:
         return _encoder.encode(value)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except Exception as error:  # a foreign object's __str__ may raise anything
         return _encoder.encode({"«not JSON»": type(value).__name__, "error": type(error).__name__})

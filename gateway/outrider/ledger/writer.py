@@ -13,19 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from outrider import clock
 from outrider.errors import OutriderError
 from outrider.ledger.commit import BadMutation, Batch, CommitFailed, Committer, Head
+from outrider.ledger.entry import Entry, Mutation, Scribe
 from outrider.ledger.hand import Hand, InlineHand, ThreadHand
-from outrider.ledger.record import STARTS, VERSION, Event, EventType, Stamps, encode_event, leaf_hash
+from outrider.ledger.record import STARTS, Event, EventType
 from outrider.ledger.recovery import OpenAttempt, OpenCall, OpenWork
-from outrider.ledger.redact import Captured, Redactor
 from outrider.policy.plans import LedgerSettings
 from outrider.store import Store
 
@@ -44,43 +42,12 @@ CLOSE_S: Final = 5.0
 MARK_EVERY: Final = 5_000
 """Records between two watermarks of what is under way: what a start reads at most, beside what was open."""
 
-Mutation = tuple[str, Sequence[Any]]
-"""An SQL statement and its parameters."""
-
 
 T = TypeVar("T")
 
 
 class LedgerUnavailable(OutriderError):
     """The record is not in the ledger. The text says why and what to do."""
-
-
-class _Entry:
-    """One record on its way."""
-
-    __slots__ = (
-        "appended",
-        "body",
-        "columns",
-        "durable",
-        "future",
-        "is_start",
-        "mutations",
-        "number",
-        "payloads",
-        "size",
-    )
-
-    future: asyncio.Future[int]
-    number: int
-    appended: float
-    is_start: bool
-    durable: bool
-    columns: tuple[int, str, str, int, str, str]
-    body: bytes
-    payloads: list[tuple[int, Captured]]
-    mutations: Sequence[Mutation]
-    size: int
 
 
 class Ledger:
@@ -99,12 +66,10 @@ class Ledger:
         self._since_mark = 0
         self.open_attempts: list[OpenAttempt] = []
         self.open_calls: list[OpenCall] = []
-        self._prefix = f'{{"v":{VERSION},"log_id":"{store.log_id}","seq":'.encode()
-        self._suffix = f',"incarnation":"{store.incarnation}",'.encode()
-        self._stamps = Stamps()
-        self._pending: deque[_Entry] = deque()
+        self._scribe = Scribe(store.log_id, store.incarnation)
+        self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
-        self._sent: list[_Entry] = []
+        self._sent: list[Entry] = []
         self._sent_head = self._head
         self._busy = False  # the hand holds work of ours
         self._scheduled = False
@@ -140,7 +105,7 @@ class Ledger:
     def configure(self, settings: LedgerSettings) -> None:
         """Take the settings of a newer policy; records appended from now on follow them."""
         self._settings = settings
-        self._redactor = Redactor(settings.redact_keys)
+        self._scribe.configure(settings)
 
     # ── what others ask ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,12 +163,15 @@ class Ledger:
 
         ``args`` and ``result`` (None: there is none) are redacted by the default keys and the paths in ``redact`` and
         stored in the same transaction, where ``mutations`` run too; when those cannot be applied, the future fails with
-        their error and the record is not written. ``linger``: nobody waits for this one, so it may wait 5 ms for company.
+        their error and the record is not written. ``linger``: nobody waits for this one; it may wait 5 ms for company.
         """
         refusal = self._refusal(event.type)
         if refusal:
             return self._failed_future(refusal)
-        entry = self._entry(event, args, result, redact)
+        self._numbers += 1
+        entry = self._scribe.entry(event, args, result, redact)
+        entry.number = self._numbers
+        entry.future = self._loop.create_future()
         entry.durable = durable
         entry.mutations = mutations
         self._pending.append(entry)
@@ -227,38 +195,6 @@ class Ledger:
         future: asyncio.Future[int] = self._loop.create_future()
         _fail(future, LedgerUnavailable(text))
         return future
-
-    def _entry(self, event: Event, args: Any, result: Any, redact: tuple[str, ...]) -> _Entry:
-        entry = _Entry()
-        entry.future = self._loop.create_future()
-        self._numbers += 1
-        entry.number = self._numbers
-        entry.appended = clock.monotonic()
-        entry.is_start = event.type in STARTS
-        entry.payloads = []
-        extra = b""
-        if args is not None:
-            event = msgspec.structs.replace(event, args_digest="") if event.args_digest else event
-            captured = self._redactor.capture("args", args, redact, record=self._settings.record_args)
-            entry.payloads.append((0, captured))
-            extra += _digests("args", captured, size=True)
-        if result is not None:
-            whole, size = event.result_digest, event.result_bytes
-            captured = self._redactor.capture(
-                "result", result, redact, record=self._settings.record_results, whole=whole
-            )
-            event = msgspec.structs.replace(event, result_digest="") if whole else event
-            entry.payloads.append((1, captured))
-            extra += _digests("result", captured, size=not size)
-        event, body = encode_event(event)
-        ts_us = int(clock.wall() * 1e6)
-        entry.columns = (ts_us, event.type, event.call_id, event.attempt, _agent_name(event), event.tool)
-        entry.body = b'"id":"%b","ts":"%b","mono_ns":%d%b%b%b}' % (
-            clock.new_id().encode(), self._stamps.text(ts_us).encode(), int(entry.appended * 1e9),
-            self._suffix, body[1:-1], extra,
-        )  # fmt: skip
-        entry.size = len(entry.body) + 256 + sum(len(kept.text or "") for _, kept in entry.payloads)
-        return entry
 
     def _wake(self, linger: bool) -> None:
         """Have the queue looked at: in this turn of the loop, or a little later."""
@@ -286,9 +222,9 @@ class Ledger:
         use_reserve, self._use_reserve = self._use_reserve, False
         self._hand.submit(partial(self._committer.commit, batch, use_reserve=use_reserve), self._on_committed)
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[Entry]:
         """As much of the queue as one batch holds."""
-        taken: list[_Entry] = []
+        taken: list[Entry] = []
         size = 0
         while self._pending and len(taken) < MAX_BATCH and (size < MAX_BATCH_BYTES or not taken):
             entry = self._pending.popleft()
@@ -297,23 +233,9 @@ class Ledger:
         self._pending_bytes -= size
         return taken
 
-    def _seal(self, entries: Iterable[_Entry]) -> Batch:
-        """Number, chain and hash. The chain itself advances only when the batch is committed."""
-        batch = Batch()
-        seq, prev = self._head.seq, self._head.hash
-        for index, entry in enumerate(entries):
-            seq += 1
-            line = b'%b%d,"prev":"%b",%b' % (self._prefix, seq, prev.encode(), entry.body)
-            digest = leaf_hash(line)
-            prev = digest.hex()
-            batch.ledger += (seq, *entry.columns, line.decode(), digest)
-            for kind, kept in entry.payloads:
-                batch.payloads += (2 * seq + kind, kept.salt, kept.text)
-            for sql, parameters in entry.mutations:
-                batch.mutations.append((index, sql, parameters))
-            batch.durable = batch.durable or entry.durable
-            batch.size += entry.size
-        self._sent_head = Head(seq, prev)
+    def _seal(self, entries: list[Entry]) -> Batch:
+        """Number, chain and hash; now and then with a watermark of what is under way before this batch."""
+        batch, self._sent_head = self._scribe.seal(entries, self._head)
         if self._since_mark >= MARK_EVERY:
             mark = self._work.watermark(self._head.seq)
             batch.mutations.append((-1, "UPDATE meta SET value = ? WHERE key = 'recovery'", (mark,)))
@@ -332,7 +254,7 @@ class Ledger:
         self._settle_flushes()
         self._pump()
 
-    def _accept(self, entries: list[_Entry]) -> None:
+    def _accept(self, entries: list[Entry]) -> None:
         seq = self._head.seq
         self._head = self._sent_head
         durable = False
@@ -348,19 +270,19 @@ class Ledger:
         self._counts["records"] += len(entries)
         self._counts["fsyncs"] += durable
 
-    def _drop(self, entries: list[_Entry], error: BadMutation) -> None:
+    def _drop(self, entries: list[Entry], error: BadMutation) -> None:
         """One entry's mutations cannot be applied: it fails, the others are tried again without it."""
         bad = entries.pop(error.index)
         _fail(bad.future, error.__cause__ if isinstance(error.__cause__, Exception) else error)
         self._requeue(entries)
 
-    def _requeue(self, entries: list[_Entry]) -> None:
+    def _requeue(self, entries: list[Entry]) -> None:
         self._pending.extendleft(reversed(entries))
         self._pending_bytes += sum(entry.size for entry in entries)
 
     # ── trouble ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reject(self, entries: list[_Entry], error: CommitFailed) -> None:
+    def _reject(self, entries: list[Entry], error: CommitFailed) -> None:
         """Nothing of the batch is in the ledger. Starts fail now, ends stay and are tried again."""
         self._counts["failures"] += 1
         self._enter_trouble(error)
@@ -377,7 +299,7 @@ class Ledger:
 
     def _give_up(self, before: float) -> None:
         """Fail every queued start, and the ends that have waited since ``before``."""
-        kept: deque[_Entry] = deque()
+        kept: deque[Entry] = deque()
         self._pending_bytes = 0
         for entry in self._pending:
             if entry.is_start or entry.appended <= before:
@@ -489,18 +411,3 @@ def _fail(future: asyncio.Future[int], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()
-
-
-def _digests(name: str, kept: Captured, *, size: bool) -> bytes:
-    """The fields of a line that commit to a value."""
-    text = f',"{name}_digest":"{kept.digest}"'
-    if size:
-        text += f',"{name}_bytes":{kept.size}'
-    if kept.stored:
-        text += f',"{name}_stored":"{kept.stored}"'
-    return text.encode()
-
-
-def _agent_name(event: Event) -> str:
-    name = event.agent.get("name", "")
-    return name if isinstance(name, str) else ""

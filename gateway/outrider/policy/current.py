@@ -63,7 +63,7 @@ class CurrentPolicy:
         return tuple(found)
 
     async def watch(self) -> None:
-        """Reload when a file changed. Runs until cancelled; an editor's half-written file is refused, then read again."""
+        """Reload when a file changed. Runs until cancelled; a half-written file is refused, then read again."""
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
             if self._fingerprint() == self._seen:

@@ -23,7 +23,10 @@ from outrider.policy.units import (
     parse_rate,
     parse_size,
 )
+from outrider.redaction import parse_path
 
+POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+PROBE_ADDRESS = r"^(url|[^/\s]+:[0-9]{1,5})$"
 UPSTREAM_NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,62}$"
 RETRY_WORDS = ("not_executed", "reset", "timeout", "protocol", "raised")
 """The failures that ``retryOn`` may name, besides statuses and exceptions; see ``calls.Reason``."""
@@ -42,7 +45,6 @@ _RENAMED = {
     "status": "http-5xx",
     "5xx": "http-5xx",
 }
-_REDACT = re.compile(r"\$\.(args|result)(\.[A-Za-z0-9_-]+|\[\*\])*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
@@ -55,6 +57,11 @@ class Model(BaseModel):
     """Root of all sections: strict types, unknown keys refused, keys likeThis."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel)
+
+    def said(self) -> dict[str, Any]:
+        """What the text says, by the keys as they are written; defaults are not among it."""
+        fields = type(self).model_fields
+        return {str(fields[name].alias): getattr(self, name) for name in fields if name in self.model_fields_set}
 
 
 def default(value: Any, text: str, shown: Any = None, **bounds: Any) -> Any:
@@ -170,9 +177,12 @@ def _retry_word(value: Any) -> Any:
 
 
 def _redact_path(value: Any) -> Any:
-    if isinstance(value, str) and not _REDACT.fullmatch(value):
-        advice = "write a path such as $.args.iban or $.result.items[*].secret."
-        raise fault("E48", f"'{value[:60]}' names nothing to redact.", advice)
+    if isinstance(value, str):
+        try:
+            parse_path(value)
+        except ValueError as error:
+            advice = "write a path such as $.args.iban or $.result.items[*].secret."
+            raise fault("E48", f"{error}.", advice) from None
     return value
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 MAX_NAME = 200
 """The longest name of a tool or an agent, in characters."""
+
+_HTTP_OPERATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+
+
+def is_operation(text: str, over_http: bool) -> bool:
+    """Whether a tool may be called so inside its group. That of an HTTP tool becomes part of a path; that of an
+    in-process tool is whatever its framework calls it, spaces included."""
+    if not text or len(text) > MAX_NAME:
+        return False
+    return _HTTP_OPERATION.fullmatch(text) is not None if over_http else text.isprintable()
 
 
 def is_prefix(pattern: str) -> bool:

@@ -14,6 +14,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from outrider.policy import plans
 from outrider.policy.fields import (
+    POLICY_NAME,
+    PROBE_ADDRESS,
     UPSTREAM_NAME,
     Count,
     Duration,
@@ -305,7 +307,7 @@ class Probe(Model):
     http: str = optional("A path below the upstream's url; 200 to 399 is healthy.", pattern=r"^/", max_length=500)
     tcp: str = optional(
         "HOST:PORT that accepts connections, or the word url for the upstream's own.",
-        pattern=r"^(url|.+:[0-9]{1,5})$",
+        pattern=PROBE_ADDRESS,
         max_length=300,
     )
     period: PositiveDuration = lasting(_PROBE.period_s, "The time between two probes.")
@@ -378,7 +380,7 @@ _KILLS = plans.KillSettings()
 class Metadata(Model):
     """What the policy is called."""
 
-    name: str = optional("The policy's name. Left out: the folder's.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = optional("The policy's name. Left out: the folder's.", pattern=POLICY_NAME)
     description: Text = optional("A sentence for people.")
 
 

@@ -45,13 +45,14 @@ class Place:
         """The line of what ``path`` leads to, or of the nearest thing around it."""
         place = self
         for step in path:
-            below = place._below(step)
+            below = place.below(step)
             if below is None:
                 break
             place = below
         return place.line
 
-    def _below(self, step: str | int) -> Place | None:
+    def below(self, step: str | int) -> Place | None:
+        """Where the value of this key or index stands; None where there is none."""
         if isinstance(self.inside, dict) and isinstance(step, str):
             return self.inside.get(step)
         if isinstance(self.inside, list) and isinstance(step, int) and step < len(self.inside):

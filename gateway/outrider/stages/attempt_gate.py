@@ -46,6 +46,6 @@ class AttemptGate:
                 return refusal_of(decision, plan.tool, STAGE)
         remaining_s = flight.remaining_s(clock.monotonic())
         if remaining_s is not None and remaining_s < MIN_ATTEMPT_S:
-            detail = f"Only {max(0.0, remaining_s) * 1000:.0f} ms are left, too little for an attempt; nothing was sent."
+            detail = f"Only {max(0.0, remaining_s) * 1000:.0f} ms are left, too little for an attempt; none was sent."
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.DEADLINE_EXCEEDED, detail=detail, stage=STAGE)
         return unready(self._health, plan.upstream.name, STAGE)

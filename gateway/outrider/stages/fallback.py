@@ -24,7 +24,7 @@ FALLS_BACK = frozenset(
         Code.AGENT_GONE,
     }
 )
-"""The problems a fallback answers: those of the upstream. Never a refusal by a rule, a kill, or the caller's own fault."""
+"""The problems a fallback answers: those of the upstream. Never a rule's refusal, a kill, or the caller's own fault."""
 
 
 def may_fall_back(outcome: Outcome, effect: Effect, way: Way) -> bool:

@@ -16,10 +16,9 @@ SHED_RETRY_AFTER_S = 1.0
 
 
 class Ingest:
-    """Bounds the arguments, finds the plan, sheds load. ``inflight`` counts the calls under way, this one included."""
+    """Sheds load, bounds the arguments, finds the plan."""
 
-    def __init__(self, inflight: Callable[[], int], draining: Callable[[], bool]) -> None:
-        self._inflight = inflight
+    def __init__(self, draining: Callable[[], bool]) -> None:
         self._draining = draining
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
@@ -30,10 +29,10 @@ class Ingest:
         if self._draining():
             return _no(Code.DRAINING, "The sidecar is shutting down and takes no new calls. Call again soon.", 5.0)
         limits = flight.policy.limits
-        if self._inflight() > limits.max_inflight:
+        if flight.ahead >= limits.max_inflight:
             return _no(
                 Code.OVERLOADED,
-                f"More than {limits.max_inflight} calls are under way (limits.maxInflight).",
+                f"{limits.max_inflight} calls are under way, as many as limits.maxInflight allows.",
                 SHED_RETRY_AFTER_S,
             )
         wrong = guard_args(flight.call.args, limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from outrider import clock
 from outrider.calls import Attempt, Effect, Outcome, OutcomeKind
 from outrider.errors import Code
@@ -11,14 +13,17 @@ from outrider.recorder import Recorder
 from outrider.stages import Next
 
 STAGE = "journal"
+OnAttempt = Callable[[str, OutcomeKind, float], None]
 
 
 class Journal:
     """Makes the attempt and writes its start and its end. Waiting for the disk is not interruptible: a verdict that
     comes meanwhile is seen right after, by the sender, before anything leaves."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, on_attempt: OnAttempt) -> None:
+        """``on_attempt(upstream, outcome, took_s)`` counts."""
         self._recorder = recorder
+        self._on_attempt = on_attempt
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
@@ -34,7 +39,9 @@ class Journal:
             outcome = await following(flight)
             return outcome
         finally:
-            self._recorder.attempt_finished(flight, attempt, outcome, clock.monotonic() - began)
+            took_s = clock.monotonic() - began
+            self._recorder.attempt_finished(flight, attempt, outcome, took_s)
+            self._on_attempt(flight.plan.upstream.name, outcome.kind, took_s)
 
     def _attempt(self, flight: Flight) -> Attempt:
         plan, call = flight.plan, flight.call
@@ -45,10 +52,13 @@ class Journal:
         return Attempt(call, flight.attempts + 1, plan.tool, plan.effect, key, deadline_ms=deadline_ms)
 
     async def _intent(self, flight: Flight, attempt: Attempt) -> Outcome | None:
+        if self._recorder.refuses_effects(flight.policy.ledger):
+            detail = "The ledger is larger than ledger.maxBytes allows, and the policy then refuses calls with effects."
+            return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
         try:
             await self._recorder.attempt_started(flight, attempt)
         except LedgerUnavailable as error:
-            detail = f"The intent to call {attempt.tool} could not be written to the ledger, so nothing was sent: {error}"
+            detail = f"The intent to call {attempt.tool} could not be written to the ledger; nothing was sent: {error}"
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
         return None
 

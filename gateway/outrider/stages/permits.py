@@ -1,4 +1,4 @@
-"""Permits: a rate token and a breaker permit, taken in one step with no await between, and the breaker's lesson after."""
+"""Permits: a rate token and a breaker permit, taken in one step with no await between; the breaker's lesson after."""
 
 from __future__ import annotations
 
@@ -69,7 +69,6 @@ class Permits:
                 retry_after_s=permit.retry_after_s,
             )
         domain.take_tokens(now)
-        domain.budget.note_call(now)
         return permit
 
     async def _wait(self, flight: Flight, domain: Domain) -> Permit | Outcome:
@@ -100,6 +99,4 @@ def _never_tried(outcome: Outcome) -> bool:
 
 def _rate_limited(domain: Domain, wait_s: float) -> Outcome:
     detail = f"The rate limit of '{domain.key}' is reached; nothing was sent."
-    return Outcome(
-        OutcomeKind.NOT_EXECUTED, code=Code.RATE_LIMITED, detail=detail, stage=STAGE, retry_after_s=wait_s
-    )
+    return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.RATE_LIMITED, detail=detail, stage=STAGE, retry_after_s=wait_s)

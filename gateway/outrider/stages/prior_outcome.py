@@ -23,7 +23,7 @@ class PriorOutcome:
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
         if flight.plan.effect.has_effects and self._unresolved.full:
-            detail = "Too many calls with an unknown outcome wait to be settled; calls with effects are refused until some are."
+            detail = "Too many calls with an unknown outcome wait to be settled; until then effects are refused."
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.OVERLOADED, detail=detail, stage=STAGE)
         prior = self._unresolved.find(flight.call)
         if prior is None:

@@ -13,7 +13,8 @@ from outrider.domains.backoff import delay_s, retry_after_delay_s
 from outrider.domains.domain import Domains
 from outrider.errors import Code
 from outrider.flight import Flight
-from outrider.policy.plans import Plan, Retry as Settings
+from outrider.policy.plans import Plan
+from outrider.policy.plans import Retry as Settings
 from outrider.stages import Next
 
 STAGE = "retry"
@@ -73,6 +74,8 @@ def decide(
     ``attempts`` is how many this tool has had; ``remaining_s`` what is left of the total deadline.
     """
     failure = outcome.failure
+    if failure is not None and failure.reason is Reason.AGENT_GONE:
+        return GiveUp("its process is not connected", outcome.kind is OutcomeKind.NOT_EXECUTED)
     if failure is None or not is_retryable(failure, outcome.kind, plan.effect, plan.retry):
         return GiveUp("this failure is not retried")
     if is_parent:
@@ -106,6 +109,8 @@ class Retry:
         failed: Outcome | None = None
         while True:
             outcome = await following(flight)
+            if failed is None and flight.attempts > before:
+                domain.budget.note_call(clock.monotonic())
             if outcome.ok or outcome.kind is OutcomeKind.SUSPENDED:
                 return outcome
             if outcome.failure is None:  # refused before it was sent
@@ -128,15 +133,16 @@ class Retry:
             reservation = domain.budget.reserve(now)
             if reservation is None:
                 return final(outcome, flight, GiveUp("the retry budget of this upstream is spent"))
-            await self._back_off(flight, step.delay_s)
-            if flight.verdict is not None:
+            if not await self._back_off(flight, step.delay_s):
                 reservation.cancel()
                 return final(outcome, flight, GiveUp("stopped"))
             reservation.start(clock.monotonic())
 
-    async def _back_off(self, flight: Flight, delay_s_: float) -> None:
+    async def _back_off(self, flight: Flight, wait_s: float) -> bool:
+        """Sleep; False when a verdict ended it."""
         with flight.stoppable():
-            await asyncio.sleep(delay_s_)
+            await asyncio.sleep(wait_s)
+        return flight.verdict is None
 
 
 def _refused_after(failed: Outcome | None, refusal: Outcome, flight: Flight) -> Outcome:

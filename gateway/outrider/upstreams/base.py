@@ -22,7 +22,7 @@ class UpstreamDriver(Protocol):
         ...
 
     async def stopped(self, attempt: Attempt, plan: Plan, why: str) -> Outcome:
-        """What is known after ``send`` was interrupted. ``why``: ``timeout``, ``killed``, ``deadline``, ``caller_gone``."""
+        """What is known after ``send`` was interrupted, by ``timeout`` or by a verdict's cause (``flight.Cause``)."""
         ...
 
     async def close(self) -> None:

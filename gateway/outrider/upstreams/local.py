@@ -69,7 +69,7 @@ class _Local:
     state: State = State.EXECUTING
     told: Outcome | None = None
     late: Outcome | None = None
-    owes_ack: bool = False
+    unacked: str = ""  # the state that the newest ``finished`` said
     why: str = ""
 
     @property
@@ -197,7 +197,7 @@ class LocalUpstream:
             return self._finished_unheard_of(far, pair, frame)
         if local.far_id != far.id:
             return False
-        local.owes_ack = True
+        local.unacked = frame.state
         outcome = outcomes.of_finished(frame, local.attempt.effect)
         self._step(local, _event_of(frame, local, outcome), outcome)
         return True
@@ -235,10 +235,18 @@ class LocalUpstream:
         if (attempt.call.id, attempt.n) in self._locals:
             text = f"Attempt {attempt.n} of this call was sent before."
             return outcomes.not_executed(Reason.NOT_STARTED, text, Code.INTERNAL)
-        if len(self._locals) >= MAX_ATTEMPTS:
+        if len(self._locals) >= MAX_ATTEMPTS and not self._forget_one():
             text = f"{MAX_ATTEMPTS} in-process attempts have not ended; wait until some have."
             return outcomes.not_executed(Reason.NOT_STARTED, text, Code.OVERLOADED)
         return None
+
+    def _forget_one(self) -> bool:
+        """Make room: forget an end that the ledger could not take; its adapter tells it again in its next hello."""
+        unrecorded = next((local for local in self._locals.values() if local.state is State.ENDED), None)
+        if unrecorded is None:
+            return False
+        del self._locals[unrecorded.pair]
+        return True
 
     def _execute(self, ref: str, attempt: Attempt, plan: Plan, timeout_s: float) -> Execute:
         return Execute(
@@ -275,13 +283,13 @@ class LocalUpstream:
             self._behind[pair] = frame  # an adapter that gave up waiting reports twice: timed_out, then the truth
         elif len(self._settling) < MAX_SETTLING:
             self._recovery.finished(pair)
-            self._write_behind(pair, outcomes.of_finished(frame), lambda: self._settled_unheard_of(far, pair))
+            self._write_behind(pair, outcomes.of_finished(frame), lambda: self._settled_unheard_of(far, pair, frame))
         return True
 
-    def _settled_unheard_of(self, far: FarEnd, pair: Pair) -> None:
+    def _settled_unheard_of(self, far: FarEnd, pair: Pair, frame: Finished) -> None:
         newer = self._behind.pop(pair, None)
-        if newer is None:
-            self._acknowledge(far.id, pair)
+        if newer is None or newer.state == frame.state:
+            self._acknowledge(far.id, pair, frame.state)
         else:
             self._finished_unheard_of(far, pair, newer)
 
@@ -306,10 +314,10 @@ class LocalUpstream:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, longest_s)
 
-    def _acknowledge(self, far_id: str, pair: Pair) -> None:
+    def _acknowledge(self, far_id: str, pair: Pair, state: str) -> None:
         far = self._fars.get(far_id)
         if far is not None:
-            far.push(Ack(*pair))  # lost: the adapter reports it again in its next hello
+            far.push(Ack(*pair, state))  # lost: the adapter reports it again in its next hello
 
     # ── the deeds of the table ───────────────────────────────────────────────────────────────────────────────────
 
@@ -348,9 +356,9 @@ class LocalUpstream:
         self._write_behind(local.pair, local.late, lambda: self._step(local, Event.SETTLED))
 
     def _ack(self, local: _Local, event: Event, outcome: Outcome | None) -> None:
-        if local.owes_ack:
-            local.owes_ack = False
-            self._acknowledge(local.far_id, local.pair)
+        if local.unacked:
+            self._acknowledge(local.far_id, local.pair, local.unacked)
+            local.unacked = ""
 
     def _drop(self, local: _Local, event: Event, outcome: Outcome | None) -> None:
         self._locals.pop(local.pair, None)

@@ -53,9 +53,7 @@ def render(template: HttpTemplate, operation: str, args: Mapping[str, Any]) -> R
     if method in METHODS_WITHOUT_BODY:
         query.update((name, _text(value)) for name, value in rest.items() if value is not None)
         return Request(method, path + _suffix(query), headers, None)
-    return Request(
-        method, path + _suffix(query), {"Content-Type": "application/json", **headers}, encode_json(rest)
-    )
+    return Request(method, path + _suffix(query), {"Content-Type": "application/json", **headers}, encode_json(rest))
 
 
 def _suffix(query: Mapping[str, str]) -> str:

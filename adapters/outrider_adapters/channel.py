@@ -1,0 +1,398 @@
+"""The one client of the data plane: who is under way, what may begin, what must still be told.
+
+    open ─► exchanges (by ref) ─► execute ─► attempts (by call and number) ─► finished ─► spool ─► ack
+
+One lock, the gate, guards all three tables, the word "up", and the step from "may begin" to "runs". It is held for
+microseconds and never while something waits. ``process.py`` keeps the one channel of a process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import platform
+import secrets
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import metadata
+from typing import Literal
+
+import msgspec
+
+from outrider import wire
+from outrider.errors import Code, problem
+from outrider_adapters import tracing, views
+from outrider_adapters.environment import Surroundings
+from outrider_adapters.exchange import Attempt, Exchange, State
+from outrider_adapters.link import Link
+from outrider_adapters.spool import Key, Spool
+from outrider_adapters.work import Answer, Problem, Unsent
+from outrider_adapters.workers import Workers
+
+log = logging.getLogger("outrider")
+
+EXIT_S = 2.0
+"""The longest goodbye."""
+Notify = Callable[[], None]
+
+
+class Channel:
+    """One session with the sidecar, over as many connections as it takes."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+        self.frameworks: dict[str, str] = {}  # name → version
+        self.limits = wire.Limits()
+        self.workers = Workers()
+        self.instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.session_key = secrets.token_hex(16)
+        self.incarnation = ""
+        self.inherited = False  # a forked child's copy of its parent's channel: it must say nothing
+        self._refs = itertools.count(1)
+        self._gate = threading.Lock()
+        self._up = False
+        self._trouble = ""
+        self._down_since = time.monotonic()
+        self._waiters: list[tuple[float, Notify]] = []
+        self._exchanges: dict[str, Exchange] = {}
+        self._attempts: dict[Key, Attempt] = {}
+        self._spool = Spool()
+        self._greeted: set[Key] = set()  # ends that the last hello told
+        self._said_unrecorded = False
+        self._link = Link(surroundings, self)
+
+    def start(self) -> None:
+        """Begin to connect, without waiting."""
+        self._link.start()
+
+    def mint(self) -> str:
+        """An id for a run that its caller did not name."""
+        return uuid.uuid4().hex
+
+    @property
+    def up(self) -> bool:
+        return self._up
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way and nothing is left to tell."""
+        return not (self._exchanges or self._attempts or len(self._spool))
+
+    # ── calls (any thread) ───────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self, exchange: Exchange) -> Answer | None:
+        """Send ``open``; None when that went well. ``Unsent`` when the channel is not up."""
+        exchange.ref = f"{next(self._refs):x}"
+        data = _encode_open(exchange)
+        if len(data) > self.limits.frame_bytes:
+            detail = f"The arguments of {exchange.work.tool} take {len(data)} bytes; {self.limits.frame_bytes} may be."
+            return Problem(problem(Code.TOO_LARGE, detail, outcome="not_executed", attempts=0))
+        with self._gate:
+            if not self._up:
+                return Unsent()
+            if len(self._exchanges) < self.limits.max_open and not self._spool.full:
+                self._exchanges[exchange.ref] = exchange
+                self._link.post(data, sending=exchange)
+                return None
+        detail = f"This process has {len(self._exchanges)} calls open and {len(self._spool)} ends to report."
+        return Problem(problem(Code.OVERLOADED, detail, outcome="not_executed", attempts=0))
+
+    def caller_left(self, exchange: Exchange) -> None:
+        """The caller gave up: nothing more of this call begins, and the sidecar is told."""
+        with self._gate:
+            exchange.gone = True
+            self._revoke(exchange.attempts.values())
+            known = self._exchanges.pop(exchange.ref, None) is not None
+            if known and self._up:
+                self._link.post(wire.encode_frame(wire.Cancel(exchange.ref)))
+
+    def begin(self, attempt: Attempt) -> bool:
+        """The gate: whether the function may begin now. True is said once."""
+        with self._gate:
+            if attempt.state is not State.PENDING:
+                return False
+            if attempt.begin_by is not None and time.monotonic() > attempt.begin_by:
+                self._revoke([attempt])
+                return False
+            attempt.state = State.RUNNING
+            attempt.began = time.monotonic()
+            return True
+
+    def done(self, attempt: Attempt) -> None:
+        """The function ended. It counts as running in a ``hello`` until its end is spooled."""
+        with self._gate:
+            attempt.state = State.DONE
+
+    def report(self, finished: wire.Finished, attempt: Attempt) -> bool:
+        """Spool an attempt's end and send it. Whether its call has no gateway any more."""
+        if self.inherited:
+            return False
+        with self._gate:
+            self._attempts.pop(attempt.key, None)
+            self._tell(finished)
+            if attempt.abandoned and self._up:
+                self._link.post(wire.encode_frame(wire.Ended(*attempt.key)))
+            return attempt.exchange.orphaned
+
+    def note_unrecorded(self, tool: str) -> None:
+        """Say once that results are handed out that no ledger has yet."""
+        if self._said_unrecorded:
+            return
+        self._said_unrecorded = True
+        text = "the sidecar at %s is gone: the result of %s is real but not recorded; it is reported when one is back"
+        log.warning(text, self.surroundings.url, tool)
+
+    # ── waiting for a sidecar (any thread) ───────────────────────────────────────────────────────────────────────
+
+    def enlist(self, notify: Notify) -> bool:
+        """False: up. Else ``notify`` is called once, when that changes or when there is no use in waiting."""
+        self._link.start()
+        with self._gate:
+            if self._up:
+                return False
+            self._waiters.append((time.monotonic(), notify))
+        self._link.poke()
+        return True
+
+    def unreachable_problem(self) -> Problem:
+        """What a call is told when no sidecar answers."""
+        trouble = f" ({self._trouble})" if self._trouble else ""
+        detail = (
+            f"No Outrider sidecar answers at {self.surroundings.url}{trouble}, so the call was not begun. Start one "
+            "with `outrider serve`, or set OUTRIDER_URL to where it listens."
+        )
+        return Problem(problem(Code.SIDECAR_UNREACHABLE, detail, outcome="not_executed", attempts=0))
+
+    # ── what the link says (the link's thread) ───────────────────────────────────────────────────────────────────
+
+    def hello(self) -> bytes:
+        """The greeting: who this is, what still runs, what is not acked. Ends that do not fit follow the welcome, and
+        count as running until then."""
+        with self._gate:
+            unacked, later = self._spool.split(self.limits.frame_bytes // 2)
+            self._greeted = {(one.call, one.n) for one in unacked}
+            running = [*self._attempts, *((one.call, one.n) for one in later)]
+        return wire.encode_frame(
+            wire.Hello(
+                protocol=wire.PROTOCOL,
+                agent=self.surroundings.agent or "anonymous",
+                framework="+".join(self.frameworks) or "python",
+                instance=self.instance,
+                session_key=self.session_key,
+                versions={"outrider": _version(), "python": platform.python_version(), **self.frameworks},
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                running=tuple(wire.Running(call, n) for call, n in dict.fromkeys(running)),
+                unacked=tuple(unacked),
+            )
+        )
+
+    def welcome(self, frame: wire.Welcome) -> None:
+        """Connected and greeted."""
+        if self.incarnation not in ("", frame.incarnation):
+            log.info("the sidecar at %s was restarted", self.surroundings.url)
+        with self._gate:
+            self.incarnation = frame.incarnation
+            self.limits = frame.limits
+            self._up = True
+            self._said_unrecorded = False
+            for finished in self._spool:
+                if (finished.call, finished.n) not in self._greeted:
+                    self._link.post(wire.encode_frame(finished))
+            waiters, self._waiters = self._waiters, []
+        for _, notify in waiters:
+            notify()
+
+    def lost(self) -> None:
+        """The connection broke: nothing that has not begun begins, and every open call is answered or orphaned."""
+        with self._gate:
+            if not self._up:
+                return
+            self._up = False
+            self._down_since = time.monotonic()
+            exchanges = list(self._exchanges.values())
+            self._exchanges.clear()
+            self._revoke(self._attempts.values())
+        for exchange in exchanges:
+            exchange.lose()
+
+    def unreachable(self, attempt_began: float, trouble: str, fatal: bool) -> bool:
+        """One more try failed. Who waited through a whole one, after a time of grace, waited enough; whether there are
+        others who still wait."""
+        if trouble != self._trouble:
+            log.warning("no sidecar at %s: %s", self.surroundings.url, trouble)
+        with self._gate:
+            self._trouble = trouble
+            hopeless = fatal or time.monotonic() - self._down_since >= self.surroundings.connect_wait_s
+            told = [one for one in self._waiters if hopeless and one[0] <= attempt_began]
+            self._waiters = [one for one in self._waiters if one not in told]
+            others = bool(self._waiters)
+        for _, notify in told:
+            notify()
+        return others
+
+    def receive(self, frame: wire.FromGateway) -> None:
+        """One frame of the gateway. A greeting in the middle of a session is none."""
+        match frame:
+            case wire.Execute():
+                self._execute(frame)
+            case wire.Closed():
+                exchange = self._drop(frame.ref)
+                if exchange is not None:
+                    exchange.closed(frame)
+            case wire.Abort():
+                self._abort(frame)
+            case wire.Ack():
+                with self._gate:
+                    self._spool.ack((frame.call, frame.n))
+            case wire.ProblemFrame():
+                self._problem(frame)
+            case wire.Lifecycle():
+                log.info("the sidecar says: %s %s", frame.state, frame.reason)
+
+    def _drop(self, ref: str) -> Exchange | None:
+        with self._gate:
+            return self._exchanges.pop(ref, None)
+
+    def _execute(self, frame: wire.Execute) -> None:
+        key = (frame.call, frame.n)
+        with self._gate:
+            if key in self._attempts:
+                return  # told twice: it is under way
+            exchange = self._exchanges.get(frame.ref)
+            if exchange is None or exchange.gone or exchange.answered or self._spool.is_over(key):
+                self._tell(wire.Finished(*key, state="not_started"))
+                return
+            begin_by = time.monotonic() + frame.start_by_ms / 1000 if frame.start_by_ms > 0 else None
+            attempt = Attempt(exchange, frame, exchange.context.copy(), begin_by)
+            exchange.attempts[frame.n] = self._attempts[key] = attempt
+        self._watch(attempt)
+        try:
+            exchange.schedule(attempt)
+        except RuntimeError as error:  # no thread to be had, or the agent's loop is closed
+            log.warning("%s cannot begin here: %s", exchange.work.tool, error)
+            with self._gate:
+                self._revoke([attempt])
+
+    def _abort(self, frame: wire.Abort) -> None:
+        key = (frame.call, frame.n)
+        with self._gate:
+            attempt = self._attempts.get(key)
+            state = self._abort_state(key, attempt)
+            if attempt is not None and state == "running":
+                attempt.abandoned = True
+            self._link.post(wire.encode_frame(wire.Aborted(*key, state=state)), urgent=True)
+            if attempt is None:
+                self._spool.close(key)
+            else:
+                self._revoke([attempt])  # spooled too: the proof outlives a broken connection
+        if attempt is not None and state == "running":
+            killed = frame.reason.startswith("kill")
+            detail = f"{attempt.exchange.work.tool} was stopped ({frame.reason}); it may have run."
+            attempt.exchange.abandon(attempt, Code.KILLED if killed else Code.OUTCOME_UNKNOWN, detail)
+
+    def _abort_state(self, key: Key, attempt: Attempt | None) -> Literal["not_started", "running", "done"]:
+        """``not_started`` is a proof: the key is remembered, so that an execute that comes late begins nothing."""
+        if attempt is None:
+            return "done" if self._spool.is_over(key) else "not_started"
+        if attempt.state is State.PENDING:
+            return "not_started"
+        return "running" if attempt.state is State.RUNNING else "done"
+
+    def _problem(self, frame: wire.ProblemFrame) -> None:
+        if not frame.ref:
+            log.error("the sidecar says: %s", frame.problem.get("detail", frame.problem))
+            return
+        exchange = self._drop(frame.ref)
+        if exchange is not None:
+            exchange.resolve(Problem(frame.problem))
+
+    def _watch(self, attempt: Attempt) -> None:
+        """Two timers: the last moment to begin, and the backstop of the timeout."""
+        if attempt.begin_by is not None:
+            attempt.timers.append(self._link.later(attempt.order.start_by_ms / 1000, self._begin_by_passed, attempt))
+        if attempt.limit_s > 0:
+            attempt.timers.append(self._link.later(attempt.limit_s, self._limit_passed, attempt))
+
+    def _begin_by_passed(self, attempt: Attempt) -> None:
+        with self._gate:
+            self._revoke([attempt])
+
+    def _limit_passed(self, attempt: Attempt) -> None:
+        """The gateway's own timer should have stopped this long ago; it did not, or there is none any more."""
+        with self._gate:
+            if attempt.state is not State.RUNNING or attempt.is_parent or attempt.abandoned:
+                return
+            attempt.abandoned = True
+            self._tell(attempt.finished("timed_out", None, None))
+        detail = f"{attempt.exchange.work.tool} did not end within {attempt.order.timeout_ms} ms; it may still run."
+        attempt.exchange.abandon(attempt, Code.OUTCOME_UNKNOWN, detail)
+
+    # ── under the gate ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _revoke(self, attempts: Iterable[Attempt]) -> None:
+        """What is pending never begins, and that is told."""
+        for attempt in [one for one in attempts if one.state is State.PENDING]:
+            attempt.state = State.REVOKED
+            self._attempts.pop(attempt.key, None)
+            self._tell(attempt.finished("not_started", None, None))
+
+    def _tell(self, finished: wire.Finished) -> None:
+        finished = self._spool.put(finished)
+        if self._up:
+            self._link.post(wire.encode_frame(finished))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def close(self, timeout_s: float = EXIT_S, reason: str = "exit") -> None:
+        """Tell what is left to tell, say goodbye; at most ``timeout_s``."""
+        if self.inherited:
+            return
+        until = time.monotonic() + timeout_s
+        while self._up and len(self._spool) and time.monotonic() < until:
+            time.sleep(0.005)
+        if self._up:
+            self._link.post(wire.encode_frame(wire.Bye(reason)))
+        self._link.stop(max(0.05, until - time.monotonic()))
+
+    def forsake(self) -> None:
+        """In a forked child: let go of the parent's connection without a word. ``/dev/null`` takes the descriptor's
+        place: the parent's connection then ends with the parent, and no descriptor is ever closed twice."""
+        self.inherited = True
+        if self._link.fd >= 0:
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, self._link.fd)
+                os.close(null)
+
+
+def _encode_open(exchange: Exchange) -> bytes:
+    work = exchange.work
+    frame = wire.Open(
+        ref=exchange.ref,
+        tool=work.tool,
+        args=dict(work.args),
+        agent=exchange.agent,
+        run=exchange.run,
+        session=exchange.session,
+        parent=exchange.parent,
+        caller_ref=work.caller_ref,
+        traceparent=tracing.traceparent(),
+        framework_tool=work.framework_tool,
+    )
+    try:
+        return views.encode(frame)
+    except Exception:  # what has no JSON form: lone surrogates, cycles, numbers beyond 64 bits, strange keys
+        return views.encode(msgspec.structs.replace(frame, args=views.plain(work.args)))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("outrider")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,191 @@
+"""What people send to the control plane, read strictly: every fault of a body or a query is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from outrider import clock
+from outrider.errors import Code, Refused
+from outrider.ledger.query import MAX_LIMIT, Filter
+from outrider.policy.units import parse_duration
+
+T = TypeVar("T")
+DEFAULT_LIMIT = 100
+FOREVER_S = 100_000 * 3600.0
+"""A ttl longer than this (eleven years) is a slip of the hand: without one a kill lasts until it is lifted."""
+
+
+class KillBody(msgspec.Struct, frozen=True):
+    """``POST /v1/kills``. ``ttl`` is a duration with a unit."""
+
+    scope: str
+    reason: str
+    ttl: str | None = None
+
+    def faults(self) -> list[dict[str, str]]:
+        return [*_unsaid("reason", self.reason), *_ttl_faults(self.ttl)]
+
+    def ttl_s(self) -> float | None:
+        """Seconds, None for "until it is lifted"."""
+        return None if self.ttl is None else parse_duration(self.ttl)
+
+
+class ReasonBody(msgspec.Struct, frozen=True):
+    """``DELETE /v1/kills/{id}``."""
+
+    reason: str
+
+    def faults(self) -> list[dict[str, str]]:
+        return _unsaid("reason", self.reason)
+
+
+class SettleBody(msgspec.Struct, frozen=True, rename={"as_": "as"}):
+    """``POST /v1/calls/{id}/settle``."""
+
+    as_: Literal["executed", "not_executed"]
+    reason: str
+
+    def faults(self) -> list[dict[str, str]]:
+        return _unsaid("reason", self.reason)
+
+
+class NoBody(msgspec.Struct, frozen=True):
+    """``POST /v1/policy/reload``: nothing, or an empty object."""
+
+    def faults(self) -> list[dict[str, str]]:
+        return []
+
+
+Body = TypeVar("Body", KillBody, ReasonBody, SettleBody, NoBody)
+
+
+def read_body(raw: bytes, shape: type[Body]) -> Body:
+    """The body as ``shape``. Raises Refused with every fault: ``errors`` is a list of {field, message}."""
+    if not raw.strip() and shape is NoBody:
+        return shape()
+    try:
+        given = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _refusal([{"field": "", "message": f"the body is not JSON: {error}"}]) from None
+    if not isinstance(given, dict):
+        raise _refusal([{"field": "", "message": "the body is not a JSON object"}])
+    faults = _shape_faults(given, shape)
+    if not faults:
+        body = msgspec.convert(given, shape)
+        faults = body.faults()
+        if not faults:
+            return body
+    raise _refusal(faults)
+
+
+def _shape_faults(given: Mapping[str, Any], shape: type[msgspec.Struct]) -> list[dict[str, str]]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
+    faults = [_unknown(name, list(fields)) for name in given if name not in fields]
+    for name, field in fields.items():
+        if name not in given:
+            if field.required:
+                faults.append({"field": name, "message": "is missing"})
+            continue
+        try:
+            msgspec.convert(given[name], field.type)
+        except msgspec.ValidationError as error:
+            faults.append({"field": name, "message": str(error)})
+    return faults
+
+
+def _unknown(name: str, known: list[str]) -> dict[str, str]:
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known) or 'none'}"
+    return {"field": name[:80], "message": f"is not known; {hint}"}
+
+
+def _unsaid(name: str, value: str) -> list[dict[str, str]]:
+    return [] if value.strip() else [{"field": name, "message": "is empty; say why, for those who read it later"}]
+
+
+def _ttl_faults(ttl: str | None) -> list[dict[str, str]]:
+    if ttl is None:
+        return []
+    seconds = parse_duration(ttl)
+    if seconds is None or not 0 < seconds <= FOREVER_S:
+        message = f"'{ttl[:40]}' is not a time to last; write for example 30s, 15m or 2h, or leave it out"
+        return [{"field": "ttl", "message": message}]
+    return []
+
+
+def _refusal(faults: list[dict[str, str]]) -> Refused:
+    told = "; ".join(
+        f"'{fault['field']}' {fault['message']}" if fault["field"] else fault["message"] for fault in faults
+    )
+    return Refused(f"The request cannot be understood: {told}.", {"code": Code.INVALID_REQUEST.value, "errors": faults})
+
+
+# ── queries ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refuse_unknown(query: Mapping[str, str], *known: str) -> None:
+    """A misspelt filter must not look like one that matched everything. Raises Refused."""
+    if faults := [_unknown(name, list(known)) for name in query if name not in known]:
+        raise _refusal(faults)
+
+
+class LedgerQuery(msgspec.Struct, frozen=True):
+    """``GET /v1/ledger``. ``before`` and ``after`` are record numbers: where the page before ended."""
+
+    wanted: Filter
+    limit: int
+    before: int | None
+    after: int | None
+
+    @classmethod
+    def read(cls, query: Mapping[str, str]) -> LedgerQuery:
+        """Raises Refused with every fault."""
+        words = ("call_id", "agent", "tool", "type")
+        refuse_unknown(query, *words, "since", "until", "limit", "before", "after")
+        faults: list[dict[str, str]] = []
+        times = {name: _moment(name, query, faults) for name in ("since", "until")}
+        numbers = {name: _count(name, query, faults) for name in ("limit", "before", "after")}
+        if "after" in query and not {"after", "limit"}.issuperset(query):
+            faults.append({"field": "after", "message": "takes no filter: it follows the ledger record by record"})
+        if faults:
+            raise _refusal(faults)
+        wanted = Filter(**{word: query.get(word, "") for word in words}, since=times["since"], until=times["until"])
+        limit = DEFAULT_LIMIT if numbers["limit"] is None else min(numbers["limit"], MAX_LIMIT)
+        return cls(wanted, limit, numbers["before"], numbers["after"])
+
+
+def _count(name: str, query: Mapping[str, str], faults: list[dict[str, str]]) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    faults.append({"field": name, "message": f"'{text[:40]}' is not a whole number"})
+    return None
+
+
+def _moment(name: str, query: Mapping[str, str], faults: list[dict[str, str]]) -> float | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    moment = parse_moment(text)
+    if moment is None:
+        faults.append({"field": name, "message": f"'{text[:40]}' is no time; write 15m (ago) or 2026-11-22T15:04:05Z"})
+    return moment
+
+
+def parse_moment(text: str) -> float | None:
+    """Seconds since the epoch of ``15m`` (so long ago) or of an RFC 3339 time (UTC where it names no zone)."""
+    ago_s = parse_duration(text)
+    if ago_s is not None:
+        return clock.wall() - ago_s
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a '+' in a query arrives as a blank
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()

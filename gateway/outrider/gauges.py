@@ -1,0 +1,64 @@
+"""The gauges of a running sidecar: who knows a number, and under which name people see it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from outrider.services import Services
+from outrider.telemetry import Reading
+
+
+def declare(services: Services, ready: Callable[[], str | None]) -> None:
+    """Register every gauge. ``ready`` says why the sidecar is not ready, None when it is."""
+    gauge, lag = services.telemetry.gauge, services.ledger.lag
+    gauge("outrider_ready", "Whether this sidecar takes calls.", (), lambda: _one(ready() is None))
+    gauge("outrider_calls_in_flight", "Calls under way.", (), lambda: _one(len(services.supervisor.flights)))
+    gauge("outrider_agents_connected", "Processes that keep a channel.", (), lambda: _connected(services))
+    gauge("outrider_kills_engaged", "Kill switches engaged.", ("kind",), lambda: _kills(services))
+    gauge("outrider_breakers", "Breakers in each state.", ("upstream", "state"), lambda: _breakers(services))
+    gauge("outrider_upstream_ready", "Whether probes find it ready.", ("upstream",), lambda: _upstreams(services))
+    gauge("outrider_policy_info", "The policy in force; always 1.", ("name", "digest"), lambda: _policy(services))
+    gauge("outrider_ledger_healthy", "Whether the ledger can be written.", (), lambda: _one(services.ledger.healthy))
+    gauge("outrider_ledger_queued_records", "Records not yet committed.", (), lambda: _one(lag()["queued"]))
+    gauge("outrider_ledger_lag_seconds", "Age of the oldest of them.", (), lambda: _one(lag()["oldest_ms"] / 1000))
+    gauge("outrider_ledger_bytes", "Size of the database.", (), lambda: _one(lag()["bytes"]))
+    for word, text in (
+        ("records", "Records committed."),
+        ("batches", "Transactions committed."),
+        ("fsyncs", "Transactions that were forced to the disk."),
+        ("failures", "Transactions that failed."),
+    ):
+        gauge(f"outrider_ledger_{word}_total", text, (), _counted(services, word), kind="counter")
+
+
+def _counted(services: Services, word: str) -> Callable[[], Reading]:
+    return lambda: _one(services.ledger.lag()[word])
+
+
+def _one(value: float) -> Reading:
+    return [((), float(value))]
+
+
+def _connected(services: Services) -> Reading:
+    instances = [one for agent in services.agents.snapshot() for one in agent["instances"]]
+    return _one(sum(instance["state"] == "connected" for instance in instances))
+
+
+def _kills(services: Services) -> Reading:
+    found = Counter(kill.target.kind for kill in services.kills.all())
+    return [((kind,), found[kind]) for kind in ("global", "agent", "run", "tool", "upstream")]
+
+
+def _breakers(services: Services) -> Reading:
+    found = Counter((domain.upstream, domain.breaker.state.value) for domain in services.domains)
+    return list(found.items())
+
+
+def _upstreams(services: Services) -> Reading:
+    return [((name,), float(known["ready"])) for name, known in services.health.snapshot().items()]
+
+
+def _policy(services: Services) -> Reading:
+    policy = services.policies.current
+    return [((policy.name, policy.digest), 1)]

@@ -1,0 +1,213 @@
+"""From files to validated sections: the files of a folder merged into one draft, nothing compiled yet.
+
+Each section, each upstream, tool and rule is validated by itself, so that a fault in one hides no fault in another.
+What was not valid stays in the draft by name only (``broken``), so that nobody is told it does not exist.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from outrider.errors import Fault
+from outrider.policy import schema
+from outrider.policy.faults import translate, unknown_key
+from outrider.policy.fields import UPSTREAM_NAME, Model
+from outrider.policy.strictyaml import Document, Path, Place, show_path
+
+M = TypeVar("M", bound=Model)
+
+MAX_ENTRIES = 20_000
+"""The most tools, rules or upstreams a policy has."""
+
+SECTIONS: dict[str, type[Model]] = {
+    "metadata": schema.Metadata,
+    "defaults": schema.Defaults,
+    "domain": schema.Domain,
+    "limits": schema.Limits,
+    "ledger": schema.LedgerSection,
+    "kills": schema.Kills,
+}
+"""What is said at most once over all files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[M]):
+    """One validated section, with where it stands. ``path`` is its path in its document."""
+
+    model: M
+    file: str
+    place: Place
+    path: Path
+
+    def at(self, *keys: str | int) -> str:
+        """``file:line`` of a key below it."""
+        return f"{self.file}:{self.place.line_of(keys)}"
+
+    def fault(self, keys: Path, code: str, message: str, fix: str) -> Fault:
+        """A fault at a key below it; a code that begins with W is a warning."""
+        severity = "warning" if code.startswith("W") else "error"
+        line, path = self.place.line_of(keys), show_path((*self.path, *keys))
+        return Fault(self.file, line, path, message, fix, code, severity)
+
+
+@dataclass(slots=True)
+class Draft:
+    """All files together. ``faults`` grows while the draft is made and checked."""
+
+    faults: list[Fault] = field(default_factory=list)
+    sections: dict[str, Item[Any]] = field(default_factory=dict)
+    upstreams: dict[str, Item[schema.Upstream]] = field(default_factory=dict)
+    tools: list[Item[schema.Tool]] = field(default_factory=list)
+    rules: list[Item[schema.Rule]] = field(default_factory=list)
+    first_file: str = ""  # where what is missing altogether is told
+    broken: set[str] = field(default_factory=set)  # sections, "upstream NAME", "tool PATTERN"
+
+    def section(self, name: str, kind: type[M]) -> M | None:
+        """A section that was said and is valid."""
+        item = self.sections.get(name)
+        return item.model if item is not None and isinstance(item.model, kind) else None
+
+    @property
+    def upstream_names(self) -> set[str]:
+        """Every upstream there is, the broken ones and ``local`` included."""
+        broken = {name.removeprefix("upstream ") for name in self.broken if name.startswith("upstream ")}
+        return {"local", *self.upstreams, *broken}
+
+
+def draft(documents: list[Document]) -> Draft:
+    """Merge and validate. Codes E01 to E05, E23, E44 to E48, E52, E53."""
+    made = Draft(first_file=documents[0].file if documents else "")
+    first: dict[str, str] = {}  # what was said, and where
+    for document in documents:
+        made.faults.extend(document.faults)
+        if document.data is not None or not document.faults:
+            _File(made, document, first).add()
+    return made
+
+
+class _File:
+    def __init__(self, made: Draft, document: Document, first: dict[str, str]) -> None:
+        self._draft = made
+        self._document = document
+        self._first = first
+
+    def add(self) -> None:
+        data = self._document.data
+        if not isinstance(data, dict):
+            fix = f"begin it with 'apiVersion: {schema.API_VERSION}' and 'kind: {schema.KIND}'."
+            message = "the file holds no policy." if data is None else "a policy is a mapping of keys."
+            self._fault((), "E43", message, fix)
+            return
+        self._head("apiVersion", schema.API_VERSION)
+        self._head("kind", schema.KIND)
+        for key, value in data.items():
+            self._section(key, value)
+
+    def _fault(self, path: Path, code: str, message: str, fix: str) -> None:
+        line = self._document.place.line_of(path)
+        self._draft.faults.append(Fault(self._document.file, line, show_path(path), message, fix, code))
+
+    def _head(self, key: str, expected: str) -> None:
+        """Each file says what it is, so that a stray file in the folder is an error and not a part of the policy."""
+        found = self._document.data.get(key)
+        if found is None:
+            self._fault((), "E45", f"'{key}' is missing.", f"write '{key}: {expected}' at the top of the file.")
+        elif found != expected:
+            self._fault((key,), "E44", f"{key} '{str(found)[:60]}' is not known.", f"write {expected}.")
+
+    def _section(self, key: str, value: Any) -> None:
+        if key in {"apiVersion", "kind"}:
+            return
+        if key in SECTIONS:
+            self._single(key, self._item(SECTIONS[key], value, (key,), key))
+        elif key == "upstreams":
+            self._upstreams(value)
+        elif key in {"tools", "rules"}:
+            self._list(key, value)
+        else:
+            code, message, fix = unknown_key(schema.Policy, (key,), value)
+            self._fault((key,), code, message, fix)
+
+    def _single(self, key: str, item: Item[Any] | None) -> None:
+        known = self._draft.sections.get(key)
+        if key == "metadata" and known is not None and item is not None and known.model == item.model:
+            return  # each file may repeat the policy's name
+        if self._once(key, (key,)) and item is not None:
+            self._draft.sections[key] = item
+
+    def _once(self, what: str, path: Path) -> bool:
+        """Whether this is the first time that ``what`` is said over all files; otherwise a fault."""
+        here = f"{self._document.file}:{self._document.place.line_of(path)}"
+        before = self._first.get(what)
+        if before is None:
+            self._first[what] = here
+            return True
+        message = f"{what} is said twice over the files of this policy (first at {before})."
+        self._fault(path, "E46", message, "keep one of the two.")
+        return False
+
+    def _item(self, kind: type[M], value: Any, path: Path, name: str) -> Item[M] | None:
+        place = self._document.place
+        for step in path:
+            place = place.below(step) or place
+        try:
+            model = kind.model_validate(value)
+        except ValidationError as error:
+            self._draft.faults.extend(translate(kind, error, self._document.file, place, path))
+            self._draft.broken.add(name)
+            return None
+        return Item(model, self._document.file, place, path)
+
+    def _upstreams(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            fix = "write 'NAME: {http: {url: …}}' below it."
+            self._fault(("upstreams",), "E44", "must be a mapping of names to upstreams.", fix)
+            return
+        for name, upstream in value.items():
+            path: Path = ("upstreams", name)
+            if not _named_well(name):
+                message = f"'{name[:60]}' is not an upstream's name."
+                self._fault(path, "E47", message, "use letters, digits, '-' and single '_', beginning with a letter.")
+                self._draft.broken.add(f"upstream {name}")
+                continue
+            item = self._item(schema.Upstream, upstream, path, f"upstream {name}")
+            if self._once(f"the upstream '{name}'", path) and item is not None:
+                self._draft.upstreams[name] = item
+
+    def _list(self, key: str, value: Any) -> None:
+        if not isinstance(value, list):
+            self._fault((key,), "E44", "must be a list.", "begin each entry with '- '.")
+            return
+        if len(value) > MAX_ENTRIES:
+            self._fault((key,), "E42", f"has {len(value)} entries; at most {MAX_ENTRIES}.", "use prefixes with '*'.")
+            return
+        for index, entry in enumerate(value):
+            if key == "tools":
+                self._tool(entry, (key, index))
+            else:
+                self._rule(entry, (key, index))
+
+    def _tool(self, entry: Any, path: Path) -> None:
+        item = self._item(schema.Tool, entry, path, f"tool {_word(entry, 'match')}")
+        if item is not None:
+            self._draft.tools.append(item)
+
+    def _rule(self, entry: Any, path: Path) -> None:
+        name = _word(entry, "name")
+        item = self._item(schema.Rule, entry, path, f"rule {name}")
+        unique = not name or self._once(f"the rule '{name}'", path)
+        if unique and item is not None:
+            self._draft.rules.append(item)
+
+
+def _word(entry: Any, key: str) -> str:
+    found = entry.get(key, "") if isinstance(entry, dict) else ""
+    return found if isinstance(found, str) else ""
+
+
+def _named_well(name: str) -> bool:
+    return re.match(UPSTREAM_NAME, name) is not None and "__" not in name

