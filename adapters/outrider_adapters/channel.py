@@ -225,7 +225,7 @@ class Channel:
         """One more try failed. Who waited through a whole one, after a time of grace, waited enough; whether there are
         others who still wait."""
         if trouble != self._trouble:
-            log.warning("no sidecar at %s: %s", self.surroundings.url, trouble)
+            log.warning("not connected to the sidecar at %s: %s", self.surroundings.url, trouble)
         with self._gate:
             self._trouble = trouble
             hopeless = fatal or time.monotonic() - self._down_since >= self.surroundings.connect_wait_s

@@ -207,11 +207,11 @@ class Exchange:
     def abandon(self, attempt: Attempt, code: Code, detail: str) -> None:
         """A running attempt was given up. A gateway that holds the call will answer; without one the caller is told
         here."""
-        self.cancel(attempt)
         if self.orphaned:
             call, n = attempt.key
             told = problem(code, detail, outcome="unknown", retryable=False, call_id=call, attempts=n)
             self.resolve(Problem(told, attempt.error))
+        self.cancel(attempt)  # last: its end would be an answer too
 
     def lose(self) -> None:
         """The connection broke, and what was pending is revoked. ``orphaned`` is set before the state is read, and an

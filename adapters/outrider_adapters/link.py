@@ -63,6 +63,7 @@ class Link:
     def __init__(self, surroundings: Surroundings, peer: Peer) -> None:
         self._surroundings = surroundings
         self._peer = peer
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: deque[tuple[bytes, Sending | None]] = deque()
@@ -78,12 +79,12 @@ class Link:
     # ── from any thread ──────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Start the thread, once."""
-        if self._thread is not None:
-            return
-        self._loop = asyncio.SelectorEventLoop()
-        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="outrider-link", daemon=True)
-        self._thread.start()
+        """Start the thread, once, however many first calls come at the same time."""
+        with self._starting:
+            if self._thread is None:
+                self._loop = asyncio.SelectorEventLoop()
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="outrider-link", daemon=True)
+                self._thread.start()
 
     def post(self, data: bytes, *, sending: Sending | None = None, urgent: bool = False) -> None:
         """Queue a frame. Urgent ones (aborted, heartbeat) never wait behind data."""

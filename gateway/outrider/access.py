@@ -18,6 +18,14 @@ def decide(flight: Flight, policy: Policy, tool: str) -> Decision:
     return policy.rules.decide(facts)
 
 
+def newly_denied(flight: Flight, newest: Policy, tool: str, stage: str) -> Outcome | None:
+    """The refusal of a call that was allowed, and that a newer policy denies. Cheap while the policy is the same."""
+    if newest is flight.policy:
+        return None
+    decision = decide(flight, newest, tool)
+    return refusal_of(decision, tool, stage) if decision.effect == "deny" else None
+
+
 def refusal_of(decision: Decision, tool: str, stage: str) -> Outcome | None:
     """The refusal a decision means, None where it allows."""
     if decision.effect == "allow":

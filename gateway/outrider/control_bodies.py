@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from outrider import clock
 from outrider.errors import Code, Refused
@@ -25,23 +26,17 @@ class KillBody(msgspec.Struct, frozen=True):
 
     scope: str
     reason: str
-    ttl: str | None = None
-
-    def faults(self) -> list[dict[str, str]]:
-        return [*_unsaid("reason", self.reason), *_ttl_faults(self.ttl)]
+    ttl: str | int | float | None = None
 
     def ttl_s(self) -> float | None:
         """Seconds, None for "until it is lifted"."""
-        return None if self.ttl is None else parse_duration(self.ttl)
+        return parse_duration(self.ttl) if isinstance(self.ttl, str) else None
 
 
 class ReasonBody(msgspec.Struct, frozen=True):
     """``DELETE /v1/kills/{id}``."""
 
     reason: str
-
-    def faults(self) -> list[dict[str, str]]:
-        return _unsaid("reason", self.reason)
 
 
 class SettleBody(msgspec.Struct, frozen=True, rename={"as_": "as"}):
@@ -50,21 +45,15 @@ class SettleBody(msgspec.Struct, frozen=True, rename={"as_": "as"}):
     as_: Literal["executed", "not_executed"]
     reason: str
 
-    def faults(self) -> list[dict[str, str]]:
-        return _unsaid("reason", self.reason)
-
 
 class NoBody(msgspec.Struct, frozen=True):
     """``POST /v1/policy/reload``: nothing, or an empty object."""
 
-    def faults(self) -> list[dict[str, str]]:
-        return []
+
+Fault = dict[str, str]
 
 
-Body = TypeVar("Body", KillBody, ReasonBody, SettleBody, NoBody)
-
-
-def read_body(raw: bytes, shape: type[Body]) -> Body:
+def read_body(raw: bytes, shape: type[T]) -> T:
     """The body as ``shape``. Raises Refused with every fault: ``errors`` is a list of {field, message}."""
     if not raw.strip() and shape is NoBody:
         return shape()
@@ -74,51 +63,56 @@ def read_body(raw: bytes, shape: type[Body]) -> Body:
         raise _refusal([{"field": "", "message": f"the body is not JSON: {error}"}]) from None
     if not isinstance(given, dict):
         raise _refusal([{"field": "", "message": "the body is not a JSON object"}])
-    faults = _shape_faults(given, shape)
-    if not faults:
-        body = msgspec.convert(given, shape)
-        faults = body.faults()
-        if not faults:
-            return body
-    raise _refusal(faults)
+    if faults := _faults(given, msgspec.structs.fields(shape)):  # type: ignore[arg-type]
+        raise _refusal(faults)
+    return msgspec.convert(given, shape)
 
 
-def _shape_faults(given: Mapping[str, Any], shape: type[msgspec.Struct]) -> list[dict[str, str]]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
-    faults = [_unknown(name, list(fields)) for name in given if name not in fields]
-    for name, field in fields.items():
-        if name not in given:
-            if field.required:
-                faults.append({"field": name, "message": "is missing"})
-            continue
-        try:
-            msgspec.convert(given[name], field.type)
-        except msgspec.ValidationError as error:
-            faults.append({"field": name, "message": str(error)})
+def _faults(given: Mapping[str, Any], fields: Sequence[FieldInfo]) -> list[Fault]:
+    known = [field.encode_name for field in fields]
+    faults = [_unknown(name, known) for name in given if name not in known]
+    for field in fields:
+        name = field.encode_name
+        message = _field_fault(field, given[name]) if name in given else "is missing" if field.required else ""
+        if message:
+            faults.append({"field": name, "message": message})
     return faults
 
 
-def _unknown(name: str, known: list[str]) -> dict[str, str]:
+def _field_fault(field: FieldInfo, value: Any) -> str:
+    try:
+        msgspec.convert(value, field.type)
+    except msgspec.ValidationError as error:
+        return f"is wrong: {error}"
+    check = CHECKS.get(field.encode_name)
+    return "" if check is None else check(value)
+
+
+def _unknown(name: str, known: list[str]) -> Fault:
     near = get_close_matches(name, known, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known) or 'none'}"
     return {"field": name[:80], "message": f"is not known; {hint}"}
 
 
-def _unsaid(name: str, value: str) -> list[dict[str, str]]:
-    return [] if value.strip() else [{"field": name, "message": "is empty; say why, for those who read it later"}]
+def _unsaid(value: str) -> str:
+    return "" if value.strip() else "is empty; say why, for those who read it later"
 
 
-def _ttl_faults(ttl: str | None) -> list[dict[str, str]]:
-    if ttl is None:
-        return []
-    seconds = parse_duration(ttl)
-    if seconds is None or not 0 < seconds <= FOREVER_S:
-        message = f"'{ttl[:40]}' is not a time to last; write for example 30s, 15m or 2h, or leave it out"
-        return [{"field": "ttl", "message": message}]
-    return []
+def _not_a_ttl(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return f"{value} has no unit; write for example '{value}s', or leave it out"
+    seconds = parse_duration(value)
+    if seconds is not None and 0 < seconds <= FOREVER_S:
+        return ""
+    return f"'{value[:40]}' is not a time to last; write for example 30s, 15m or 2h, or leave it out"
 
 
-def _refusal(faults: list[dict[str, str]]) -> Refused:
+CHECKS: Mapping[str, Callable[[Any], str]] = {"reason": _unsaid, "ttl": _not_a_ttl}
+
+
+def _refusal(faults: list[Fault]) -> Refused:
     told = "; ".join(
         f"'{fault['field']}' {fault['message']}" if fault["field"] else fault["message"] for fault in faults
     )
@@ -147,7 +141,7 @@ class LedgerQuery(msgspec.Struct, frozen=True):
         """Raises Refused with every fault."""
         words = ("call_id", "agent", "tool", "type")
         refuse_unknown(query, *words, "since", "until", "limit", "before", "after")
-        faults: list[dict[str, str]] = []
+        faults: list[Fault] = []
         times = {name: _moment(name, query, faults) for name in ("since", "until")}
         numbers = {name: _count(name, query, faults) for name in ("limit", "before", "after")}
         if "after" in query and not {"after", "limit"}.issuperset(query):
@@ -159,7 +153,7 @@ class LedgerQuery(msgspec.Struct, frozen=True):
         return cls(wanted, limit, numbers["before"], numbers["after"])
 
 
-def _count(name: str, query: Mapping[str, str], faults: list[dict[str, str]]) -> int | None:
+def _count(name: str, query: Mapping[str, str], faults: list[Fault]) -> int | None:
     text = query.get(name)
     if text is None:
         return None
@@ -169,7 +163,7 @@ def _count(name: str, query: Mapping[str, str], faults: list[dict[str, str]]) ->
     return None
 
 
-def _moment(name: str, query: Mapping[str, str], faults: list[dict[str, str]]) -> float | None:
+def _moment(name: str, query: Mapping[str, str], faults: list[Fault]) -> float | None:
     text = query.get(name)
     if text is None:
         return None

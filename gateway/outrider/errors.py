@@ -151,7 +151,8 @@ class Fault:
         where = f"{self.file}:{self.line}" if self.line else self.file
         path = f" {self.path}" if self.path else ""
         fix = f" Fix: {self.fix}" if self.fix else ""
-        return f"{where}{path}: {self.message}{fix}"
+        place = f"{where}{path}: " if where or path else ""
+        return f"{place}{self.message}{fix}"
 
 
 class Misconfigured(OutriderError):

@@ -44,7 +44,7 @@ class Asker(Protocol):
     """Sends the probes of one upstream."""
 
     async def ask(self, probe: Probe) -> Answer:
-        """One probe. May raise OSError or ValueError, which count as failures; is cancelled after its timeout."""
+        """One probe. May raise, which is a failure; is cancelled after its timeout."""
         ...
 
     async def close(self) -> None: ...
@@ -284,9 +284,11 @@ class Health:
         if watch.ready == was_ready:
             return
         name = watch.upstream.name
-        log.warning("upstream %s is %s: %s", name, "ready" if watch.ready else "not ready", answer.detail)
         if watch.ready:
+            log.info("upstream %s is ready: %s", name, answer.detail)
             self._tell(name)
+        else:
+            log.warning("upstream %s is not ready: %s", name, answer.detail)
 
     def _tell(self, name: str) -> None:
         try:

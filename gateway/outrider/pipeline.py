@@ -75,7 +75,7 @@ def stages(
         Bulkhead(),
         Permits(),
         Journal(recorder, on_attempt),
-        Send(kills, driver_of),
+        Send(kills, newest, driver_of),
     )
 
 

@@ -95,7 +95,7 @@ class BudgetMachine(RuleBasedStateMachine):
         span_s = self.settings.window_s
         assert snapshot["calls"] <= self.within(self.calls, span_s)
         assert snapshot["retries"] >= self.within(self.retries, span_s)
-        assert len(self.budget._calls._counts) <= BUCKETS + 1
+        assert len(self.budget._calls._buckets) <= BUCKETS + 1
 
 
 TestBudgetMachine = BudgetMachine.TestCase

@@ -204,11 +204,16 @@ class ChannelMachine(RuleBasedStateMachine):
         if outcome.kind is NOT_EXECUTED:
             self.proven.add(pair)
 
-    @rule()
-    def call(self) -> None:
-        """A new call, or the next attempt of one."""
+    @rule(arrives=st.booleans(), begins=st.booleans())
+    def call(self, arrives: bool, begins: bool) -> None:
+        """A new call; often its function begins at once."""
         self.numbers += 1
-        self.send(f"c{self.numbers}", 1)
+        pair = (f"c{self.numbers}", 1)
+        self.send(*pair)
+        if arrives:
+            self.exchange(len(self.adapter.inbox), 0)
+        if begins and pair in self.functions("pending"):
+            self.begin_function(pair)
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data())
@@ -260,41 +265,39 @@ class ChannelMachine(RuleBasedStateMachine):
         self.ledger.end(pair, self.told[pair].kind)
         self.do(self.local.recorded, *pair)
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 2.5, 40.0]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.1, 2.5, 40.0]), ledger_down=st.booleans())
+    def time_passes(self, seconds: float, ledger_down: bool) -> None:
+        """The ledger fails and recovers with it."""
+        self.ledger.down = ledger_down
         self.turn(seconds)
-
-    @rule()
-    def ledger_fails_or_recovers(self) -> None:
-        self.ledger.down = not self.ledger.down
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def pick(self, data: st.DataObject, state: str) -> Pair:
-        return data.draw(st.sampled_from(self.functions(state)))
+    def functions(self, *states: str) -> list[Pair]:
+        return sorted(pair for pair, one in self.adapter.functions.items() if one.state in states)
 
-    def functions(self, state: str) -> list[Pair]:
-        return sorted(pair for pair, one in self.adapter.functions.items() if one.state == state)
+    @precondition(lambda self: self.functions("pending", "running"))
+    @rule(data=st.data(), how=st.sampled_from(["returned", "raised", "cancelled", "timed_out"]), told=st.booleans())
+    def function_moves(self, data: st.DataObject, how: Any, told: bool) -> None:
+        """One that is pending begins or is too late to begin; one that runs ends, or is given up waiting for."""
+        pair = data.draw(st.sampled_from(self.functions("pending", "running")))
+        if self.adapter.functions[pair].state == "running":
+            self.give_up_waiting(pair) if how == "timed_out" else self.end_function(pair, how)
+        elif how == "timed_out":
+            self.come_too_late(pair)
+        else:
+            self.begin_function(pair)
+        if told:
+            self.exchange(0, len(self.adapter.outbox))
 
-    @precondition(lambda self: self.functions("pending"))
-    @rule(data=st.data())
-    def function_begins(self, data: st.DataObject) -> None:
-        pair = self.pick(data, "pending")
+    def begin_function(self, pair: Pair) -> None:
         assert pair not in self.proven, "begun after the proof that it never would"
         self.adapter.functions[pair].state = "running"
 
-    @precondition(lambda self: self.functions("pending"))
-    @rule(data=st.data())
-    def function_is_too_late(self, data: st.DataObject) -> None:
-        pair = self.pick(data, "pending")
+    def come_too_late(self, pair: Pair) -> None:
         self.adapter.functions[pair].state = "revoked"
         self.adapter.truth[pair] = NOT_EXECUTED
         self.adapter.spool_end(Finished(*pair, "not_started"))
-
-    @precondition(lambda self: self.functions("running"))
-    @rule(data=st.data(), how=st.sampled_from(["returned", "raised", "cancelled"]))
-    def function_ends(self, data: st.DataObject, how: Any) -> None:
-        self.end_function(self.pick(data, "running"), how)
 
     def end_function(self, pair: Pair, how: Any) -> None:
         function = self.adapter.functions[pair]
@@ -305,10 +308,7 @@ class ChannelMachine(RuleBasedStateMachine):
         if function.abandoned:
             self.adapter.say(Ended(*pair))
 
-    @precondition(lambda self: self.functions("running"))
-    @rule(data=st.data())
-    def adapter_gives_up_waiting(self, data: st.DataObject) -> None:
-        pair = self.pick(data, "running")
+    def give_up_waiting(self, pair: Pair) -> None:
         self.adapter.functions[pair].abandoned = True
         self.adapter.spool_end(Finished(*pair, "timed_out"))
 
@@ -319,16 +319,16 @@ class ChannelMachine(RuleBasedStateMachine):
 
     # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────
 
-    @precondition(lambda self: self.adapter.inbox)
-    @rule(count=st.integers(1, 4))
-    def deliver_to_adapter(self, count: int) -> None:
-        for _ in range(min(count, len(self.adapter.inbox))):
-            self.adapter.hear(self.adapter.inbox.popleft())
+    @precondition(lambda self: self.adapter.inbox or self.adapter.outbox)
+    @rule(down=st.integers(0, 8), up=st.integers(0, 8))
+    def frames_arrive(self, down: int, up: int) -> None:
+        self.exchange(down, up)
 
-    @precondition(lambda self: self.adapter.outbox)
-    @rule(count=st.integers(1, 4))
-    def deliver_to_gateway(self, count: int) -> None:
-        for _ in range(min(count, len(self.adapter.outbox))):
+    def exchange(self, down: int, up: int) -> None:
+        """So many frames reach the adapter, then so many reach the gateway."""
+        for _ in range(min(down, len(self.adapter.inbox))):
+            self.adapter.hear(self.adapter.inbox.popleft())
+        for _ in range(min(up, len(self.adapter.outbox))):
             self.hear(self.adapter.outbox.popleft())
 
     def hear(self, frame: FromAdapter) -> None:
@@ -438,8 +438,7 @@ class ChannelMachine(RuleBasedStateMachine):
         for _ in range(4):
             self.exchange_everything()
             for pair in self.functions("pending"):
-                assert pair not in self.proven
-                self.adapter.functions[pair].state = "running"
+                self.begin_function(pair)
             for pair in self.functions("running"):
                 self.end_function(pair, "returned")
             self.exchange_everything()
@@ -447,10 +446,8 @@ class ChannelMachine(RuleBasedStateMachine):
 
     def exchange_everything(self) -> None:
         while self.adapter.inbox or self.adapter.outbox:
-            while self.adapter.inbox:
-                self.adapter.hear(self.adapter.inbox.popleft())
-            while self.adapter.outbox:
-                self.hear(self.adapter.outbox.popleft())
+            self.exchange(len(self.adapter.inbox), 0)
+            self.exchange(0, len(self.adapter.outbox))
         for pair in self.unrecorded():
             self.record_one(pair)
         self.turn(60)

@@ -20,7 +20,7 @@ from outrider.calls import Call
 from outrider.errors import Refused
 from outrider.kills import Kill, KillBoard, Scope
 from outrider.kills.board import LIFT_WAIT_S, TEND_EVERY_S
-from tests.kill_kit import COMMIT_S, ScriptedLedger, Wall, a_call
+from tests.support.kill_kit import COMMIT_S, ScriptedLedger, Wall, a_call
 
 T = TypeVar("T")
 SCOPES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,13 +22,15 @@ def eventually(what: Callable[[], object], patience_s: float = PATIENCE_S) -> No
         time.sleep(0.005)
 
 
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayServer]:
+@contextlib.contextmanager
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayServer]:
     """A scripted gateway; OUTRIDER_URL and OUTRIDER_TOKEN name it; the channel is closed behind the test."""
     with GatewayServer() as server:
         monkeypatch.setenv("OUTRIDER_URL", server.url)
         monkeypatch.setenv("OUTRIDER_TOKEN", TOKEN)
         monkeypatch.delenv("OUTRIDER_AGENT", raising=False)
         monkeypatch.setenv("OUTRIDER_CONNECT_WAIT", "2")
-        yield server
-        process.close(1.0)
+        try:
+            yield server
+        finally:
+            process.close(1.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from outrider import agents as agents_module
+from outrider import clock
 from outrider.agents import IDLE_S, MAX_GONE, MAX_TOOLS, OVERFLOW, Agents
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.policy.plans import Limits
@@ -20,7 +20,7 @@ class Here:
         self.now = 1_000_000.0
         self.limits = Limits()
         self.events: list[tuple[str, str, dict[str, Any]]] = []
-        monkeypatch.setattr(agents_module.clock, "wall", lambda: self.now)
+        monkeypatch.setattr(clock, "wall", lambda: self.now)
         self.agents = Agents(limits=lambda: self.limits, emit=self.emit)
 
     def emit(self, change: str, agent: Agent, data: dict[str, Any]) -> None:
@@ -40,8 +40,8 @@ def call(number: int, agent: str = "researcher") -> Call:
 
 
 def hello(agent: str = "researcher", instance: str = "i1", **fields: Any) -> Hello:
-    fields = {"host": "box", "pid": 7, "versions": {"langgraph": "1.2"}, "tools": (Tool("search"),)} | fields
-    return Hello(1, agent, "langgraph", instance, "k" * 16, **fields)
+    told: dict[str, Any] = {"host": "box", "pid": 7, "versions": {"langgraph": "1.2"}, "tools": (Tool("search"),)}
+    return Hello(1, agent, "langgraph", instance, "k" * 16, **(told | fields))
 
 
 OK = Outcome(OutcomeKind.OK)

@@ -55,9 +55,7 @@ def attempt_of(plan: Plan, **args: object) -> Attempt:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST", "HEAD"])
 @pytest.mark.parametrize("failure", [close(), reset(), reset_after_headers()])
-async def test_one_attempt_is_one_request_on_the_wire(
-    upstream: ScriptedUpstream, method: str, failure: object
-) -> None:
+async def test_one_attempt_is_one_request_on_the_wire(upstream: ScriptedUpstream, method: str, failure: object) -> None:
     """The HTTP client must not repeat GET, PUT or DELETE behind our back after a disconnect."""
     upstream.script("*", failure)  # type: ignore[arg-type]
     plan = replace(plan_of(upstream.url), http=HttpTemplate(method=method))
@@ -89,9 +87,7 @@ async def test_a_kept_connection_that_broke_is_not_replaced_silently(upstream: S
         (garbage(), Reason.PROTOCOL),
     ],
 )
-async def test_what_breaks_after_sending_may_have_run(
-    upstream: ScriptedUpstream, step: object, reason: Reason
-) -> None:
+async def test_what_breaks_after_sending_may_have_run(upstream: ScriptedUpstream, step: object, reason: Reason) -> None:
     """Whatever is wrong with the answer: the request had left."""
     upstream.script("*", step)  # type: ignore[arg-type]
     outcome = await send(plan_of(upstream.url))
@@ -184,7 +180,9 @@ async def test_the_upstream_is_told_what_it_may_know(upstream: ScriptedUpstream)
 async def test_a_keyed_attempt_carries_the_calls_key(upstream: ScriptedUpstream) -> None:
     """By header or by argument, the same for every attempt of the call."""
     upstream.script("*", echo())
-    plan = replace(plan_of(upstream.url, Effect.KEYED), idempotency_header="Idempotency-Key", idempotency_argument="key")
+    plan = replace(
+        plan_of(upstream.url, Effect.KEYED), idempotency_header="Idempotency-Key", idempotency_argument="key"
+    )
     for n in (1, 2):
         call = Call("call-1", plan.tool, {"a": 1}, Agent())
         await send(plan, Attempt(call, n, plan.tool, Effect.KEYED, idempotency_key="call-1"))
@@ -205,7 +203,9 @@ async def test_a_keyed_attempt_carries_the_calls_key(upstream: ScriptedUpstream)
         ),
     ],
 )
-async def test_the_result_is_the_upstreams_json_or_text(upstream: ScriptedUpstream, step: object, value: object) -> None:
+async def test_the_result_is_the_upstreams_json_or_text(
+    upstream: ScriptedUpstream, step: object, value: object
+) -> None:
     """What is neither is base64."""
     upstream.script("*", step)  # type: ignore[arg-type]
     outcome = await send(plan_of(upstream.url))

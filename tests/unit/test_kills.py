@@ -16,7 +16,7 @@ from outrider.errors import Refused
 from outrider.kills import Kill, KillBoard, Scope
 from outrider.kills.board import DURABLE_WAIT_S, MAX_KILLS
 from outrider.kills.scopes import HOW_TO_WRITE
-from tests.kill_kit import ScriptedLedger, Wall, a_call
+from tests.support.kill_kit import ScriptedLedger, Wall, a_call
 
 pytestmark = pytest.mark.looptime
 

@@ -30,7 +30,6 @@ from tests.ledger_kit import (
 )
 
 
-
 async def crash(folder: Path, *events: object) -> None:
     """Write these, then end as if killed: no close, no watermark."""
     store = Store.open(folder, reserve_bytes=SMALL_RESERVE)
@@ -121,7 +120,9 @@ async def test_a_watermark_that_cannot_be_right_is_not_believed(tmp_path: Path, 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([RECEIVED, STARTED, FINISHED, CALL_FINISHED]), st.sampled_from("abc"), st.integers(1, 2)),
+        st.tuples(
+            st.sampled_from([RECEIVED, STARTED, FINISHED, CALL_FINISHED]), st.sampled_from("abc"), st.integers(1, 2)
+        ),
         max_size=30,
     ),
     st.integers(0, 30),

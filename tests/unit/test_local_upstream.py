@@ -260,9 +260,12 @@ async def test_not_started_is_a_proof(world: World) -> None:
     """The abort handshake: nothing ran, nothing runs on, nothing is acked that nobody reported."""
     attempt = world.attempt()
     task = await world.send(attempt)
-    world.far.on_push = lambda frame: (
-        world.local.aborted(world.far, Aborted("c1", 1, "not_started")) and None if isinstance(frame, Abort) else None
-    )
+
+    def answer(frame: FromGateway) -> None:
+        if isinstance(frame, Abort):
+            world.local.aborted(world.far, Aborted("c1", 1, "not_started"))
+
+    world.far.on_push = answer
     outcome = await world.interrupt(task, attempt)
     assert outcome.kind is NOT_EXECUTED and world.far.sent(Abort) == [Abort("c1", 1, "killed")]
     world.local.recorded("c1", 1)
@@ -469,8 +472,35 @@ async def test_a_kill_waits_for_a_process_that_is_back_in_time(world: World) -> 
     stopping = asyncio.create_task(world.interrupt(task, attempt))
     await asyncio.sleep(1)
     world.back(running={("c1", 1)})
+    assert world.far.sent(Abort) == [Abort("c1", 1, "killed")]
     world.local.aborted(world.far, Aborted("c1", 1, "not_started"))
     assert (await stopping).kind is NOT_EXECUTED
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_handshake_does_not_lose_the_abort(world: World) -> None:
+    """The abort was under way when the connection broke: it is sent again."""
+    attempt = world.attempt()
+    task = await world.send(attempt)
+    stopping = asyncio.create_task(world.interrupt(task, attempt))
+    await asyncio.sleep(0.1)
+    world.lose()
+    world.back(running={("c1", 1)})
+    assert len(world.far.sent(Abort)) == 2
+    world.local.aborted(world.far, Aborted("c1", 1, "running"))
+    assert (await stopping).kind is UNKNOWN
+
+
+async def test_an_adapter_that_gave_up_waiting_meanwhile_keeps_its_slot(world: World) -> None:
+    """``timed_out`` may come by hello too, and in the middle of a handshake: the thread still runs."""
+    for call_id, stop in (("c1", False), ("c2", True)):
+        attempt = world.attempt(call_id)
+        task = await world.send(attempt)
+        world.lose()
+        stopping = asyncio.create_task(world.interrupt(task, attempt)) if stop else task
+        await asyncio.sleep(0.1)
+        world.back(running={("c1", 1), (call_id, 1)}, unacked=(Finished(call_id, 1, "timed_out"),))
+        assert (await stopping).kind is UNKNOWN
+        assert attempt.still_running is not None and not attempt.still_running.done()
 
 
 async def test_the_first_finished_wins(world: World) -> None:

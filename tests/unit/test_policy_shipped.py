@@ -17,6 +17,7 @@ from tests.unit.policy_cases import cases_of, outcome
 
 ROOT = Path(__file__).parents[2] / "policies"
 FOLDERS = [ROOT, *sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir())]
+FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.yaml")) if not path.name.endswith(".test.yaml")]
 CASES = [
     pytest.param(folder, env, case, id=f"{folder.name}: {case['name']}")
     for folder in FOLDERS

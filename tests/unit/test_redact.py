@@ -74,7 +74,9 @@ def test_names_that_everybody_keeps_secret_are_redacted_without_being_asked(name
     assert redact({"a": [{"b": {name: {"deep": "x"}}}], "c": 1}) == {"a": [{"b": {name: REDACTED}}], "c": 1}
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "tokenizer", "secretary", "author", "passport_office", "keyboard", "cookies_eaten"])
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "tokenizer", "secretary", "author", "passport_office", "keyboard", "cookies_eaten"]
+)
 def test_names_that_only_look_alike_are_kept(name: str) -> None:
     """Redacting everything would leave nothing to read."""
     assert redact({name: "x"}) == {name: "x"}

@@ -104,9 +104,7 @@ def test_the_lock_goes_with_its_process_however_that_ends(tmp_path: Path) -> Non
         "import os, sys; from pathlib import Path; from outrider.store import Store\n"
         "Store.open(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdin is not None
     assert child.stdout.readline() == b"open\n"
     with pytest.raises(Misconfigured, match=f"pid {child.pid}"):
@@ -139,7 +137,9 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to look at" * 100, b"SQLite format 3\0" * 300])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to look at" * 100, b"SQLite format 3\0" * 300]
+)
 def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     """By the sidecar and by a reader alike, and the lock is free again."""
     (tmp_path / FILE).write_bytes(content)

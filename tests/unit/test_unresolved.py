@@ -10,9 +10,9 @@ from outrider import clock
 from outrider.calls import Agent, Call
 from outrider.unresolved import Unresolved
 
+
 def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
-
 
 
 def call(call_id: str = "c1", *, tool: str = "bank.pay", run: str = "r1", agent: str = "a", **args: object) -> Call:

@@ -1,1 +1,86 @@
-"""The demonstration: outrider demo."""
+"""The demonstration: ``outrider demo``. The one part of the gateway that starts agents of a framework.
+
+tasks     what the agents are asked, and what their scripted model answers
+upstream  the flaky tool server, a process         agent, model, tools   a LangGraph agent, a process
+processes starts, hears and ends them              stage                 two agents and their server
+story     the whole, and the pass without Outrider acts                  the pass with it
+watch     follows the ledger and the breakers      narrator, view        what a person sees
+measure   what came of the tasks                   summary               every claim checked; the comparison
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json as json_
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from outrider.demo.summary import Story
+    from outrider.demo.view import View
+
+NEEDS = ("langgraph", "langchain")
+INTERRUPTED = 130
+TITLE = "Outrider, the demonstration"
+ABOUT = (
+    "The back office of a shop: two LangGraph agents with a scripted model, a flaky tool server, a sidecar. "
+    "Each is a real process, all on this machine; no network, no key."
+)
+
+
+def main(json: bool = False) -> int:
+    """Run the demonstration. 0: everything happened as told; 1: something did not, or it cannot run; 130: interrupted.
+
+    ``json``: the story goes to standard error, and the summary as one line of JSON to standard output."""
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.stderr.write(
+            f"The demonstration needs LangGraph, and this environment has no {' and no '.join(missing)}.\n"
+            "Install it beside Outrider: pip install 'outrider[demo]', or from a clone: pip install -e '.[demo]'\n"
+        )
+        return 1
+    from outrider.demo.view import View
+
+    with View(to_stderr=json) as view:
+        return _perform(view, json)
+
+
+def _perform(view: View, json: bool) -> int:
+    from outrider.demo import summary
+    from outrider.demo.processes import Unexpected
+
+    view.title(TITLE, ABOUT)
+    try:
+        story = _run(view)
+    except Unexpected as fault:
+        view.failed(f"The demonstration could not go on. {fault}")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        view.failed("Interrupted; everything that was started has been ended.")
+        return INTERRUPTED
+    view.finale(story)
+    if json:
+        sys.stdout.write(json_.dumps(summary.as_dict(story)) + "\n")
+    return 0 if all(claim.true for claim in story.claims) else 1
+
+
+def _run(view: View) -> Story:
+    """In a folder that is gone afterwards. Raises Unexpected, and KeyboardInterrupt or CancelledError."""
+    with tempfile.TemporaryDirectory(prefix="outrider-demo-") as folder, asyncio.Runner() as runner:
+        return runner.run(_interruptible(view, Path(folder)))
+
+
+async def _interruptible(view: View, folder: Path) -> Story:
+    """An end from outside ends the processes too."""
+    from outrider.demo.story import tell
+
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await tell(view, folder)

@@ -33,7 +33,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """All that is known after one pass: the endings, the tool server's own counts, the in-process functions that ran."""
+    """What is known after one pass: the endings, the tool server's own counts, the in-process functions that ran."""
 
     endings: Mapping[str, Ending]
     counts: Mapping[str, Any]

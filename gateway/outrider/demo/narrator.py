@@ -131,7 +131,7 @@ def _pause(call: _Call, record: Record) -> str:
 def _failure(record: Record) -> str:
     if record.get("failure") == "status":
         return f"HTTP {record.get('status')}"
-    return FAILURES.get(record.get("failure", ""), record.get("detail", ""))
+    return FAILURES.get(record.get("failure", ""), str(record.get("detail", "")))
 
 
 def _degraded(call: _Call, record: Record) -> Line | None:

@@ -1,107 +1,80 @@
-"""The acts of the demonstration: first without Outrider, then with it."""
+"""The whole demonstration: the processes, the pass without Outrider, then the acts with it."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sqlite3
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 from outrider import clock
-from outrider.demo import tasks
-from outrider.demo.measure import Ending, How, Pass
-from outrider.demo.processes import AgentProcess, Server, Sidecar, TooLate
-from outrider.demo.summary import Kill, Story
-from outrider.demo.tasks import DESK, NIGHT_SHIFT, Task
+from outrider.demo import acts, tasks
+from outrider.demo.measure import How, Pass
+from outrider.demo.processes import Server, Sidecar
+from outrider.demo.stage import Stage
+from outrider.demo.summary import Story, check
 from outrider.demo.view import View
-from outrider.demo.watch import Control, Watch
-from outrider.ledger.verify import Report, verify
+from outrider.demo.watch import Control
 
 POLICY = Path(__file__).parent / "policy"
 STUCK_S = 4.0
 """Without a timeout a call to a service that hangs waits for ever; this is how long the demonstration watches it."""
-TASK_S = 20.0
-KILL_AFTER = 5
-"""How many refunds are let through before a person stops it."""
-AFTERMATH_S = 0.6
-"""How long it is watched that nothing begins any more: the time of four refunds."""
-ENDINGS = {"answered": How.ANSWERED, "gave_up": How.GAVE_UP, "raised": How.CRASHED}
-
-
-@dataclass(slots=True)
-class Stage:
-    """Two agents and the tool server that they use."""
-
-    view: View
-    server: Server
-    desk: AgentProcess
-    night: AgentProcess
-    endings: dict[str, Ending] = field(default_factory=dict)
-
-    async def ready(self) -> None:
-        await asyncio.gather(self.desk.ready(), self.night.ready())
-
-    async def do(self, task: Task, timeout_s: float = TASK_S) -> Ending:
-        """Give an agent a task and see how it ends."""
-        agent = self.desk if task.agent == DESK else self.night
-        began = clock.monotonic()
-        agent.give(task.id)
-        try:
-            told = await agent.ended(task.id, timeout_s)
-        except TooLate:
-            ending = Ending(task.id, How.STUCK, f"no answer after {timeout_s:g} s, and none will come", timeout_s)
-        else:
-            how = How.STOPPED if told.get("error") in KILL_ERRORS else ENDINGS[told["how"]]
-            error = f"{told['error']}: " if "error" in told else ""
-            ending = Ending(task.id, how, error + told["text"], clock.monotonic() - began)
-        self.endings[task.id] = ending
-        return ending
-
-    async def talk(self, task: Task) -> Ending:
-        """The same, for people to follow."""
-        self.view.asked(task.agent, task.prompt)
-        ending = await self.do(task)
-        return ending
-
-    async def do_stock(self) -> None:
-        """The stock tasks, at their pace."""
-        under_way = []
-        for task in tasks.STOCK:
-            under_way.append(asyncio.create_task(self.do(task)))
-            await asyncio.sleep(tasks.STOCK_PACE_S)
-        await asyncio.gather(*under_way)
-
-    async def measure(self) -> Pass:
-        """What has become of the world."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.server.url}/counts") as response:
-            counts = await response.json()
-        return Pass(dict(self.endings), counts, (*self.desk.ran, *self.night.ran))
 
 
 async def tell(view: View, folder: Path) -> Story:
-    """Everything. Raises Unexpected when it cannot go on; all processes have ended when it returns or raises."""
+    """Everything. Raises Unexpected when it cannot go on. Whatever happens, all processes have ended afterwards.
+
+    The agents of the second pass start while the first one runs, because importing LangGraph takes seconds."""
     began = clock.monotonic()
     async with AsyncExitStack() as stack:
         view.foot("starting two tool servers")
         servers = [await stack.enter_async_context(Server(f"tool server {n}", folder)) for n in (1, 2)]
         await asyncio.gather(*(server.ready() for server in servers))
+        view.foot("starting a sidecar and two agents; importing LangGraph takes a moment")
         sidecar = await stack.enter_async_context(Sidecar(folder, POLICY, servers[1].url))
-        plain = await _raise(stack, view, folder, servers[0])
-        view.foot("starting a sidecar and two agents (importing LangGraph takes a moment)")
+        plain = await Stage.build(stack, view, folder, servers[0])
         await asyncio.gather(sidecar.ready(), plain.ready())
-        governed = await _raise(stack, view, folder, servers[1], sidecar)
+        governed = await Stage.build(stack, view, folder, servers[1], sidecar)
         without = await _without(plain)
-        for program in (plain.desk, plain.night, servers[0]):
-            await program.end()
-        view.foot("two more agents, under Outrider")
+        await plain.end()
+        view.foot("waiting for the same two agents under Outrider")
         await governed.ready()
         control = await stack.enter_async_context(Control(sidecar.control_url, sidecar.data))
-        story = await _with(governed, sidecar, control, without, folder)
+        story = await acts.play(governed, sidecar, control, without, folder)
     story.took_s = clock.monotonic() - began
+    story.claims = check(story)
     return story
+
+
+async def _without(stage: Stage) -> Pass:
+    """All tasks beside each other, because nobody need follow them."""
+    view = stage.view
+    view.act("Without Outrider", "Plain LangGraph on the tasks that follow, with the faults that follow: the measure.")
+    view.foot("two agents at work without Outrider")
+    await asyncio.gather(
+        *(stage.do(task) for task in (tasks.ORDER, tasks.SALE, tasks.RATE, tasks.CHARGE, tasks.MAIL, tasks.LETTER)),
+        stage.do(tasks.REPORT, STUCK_S),
+        stage.do_stock(),
+        stage.do(tasks.WILD),
+    )
+    measured = await stage.measure()
+    _show(view, measured)
+    return measured
+
+
+def _show(view: View, measured: Pass) -> None:
+    """The endings, and where an ending looks fine, what it did to the world."""
+    crashed = sum(measured.endings[task.id].how is How.CRASHED for task in tasks.STOCK)
+    told = (
+        *((task, measured.endings[task.id].text) for task in (tasks.ORDER, tasks.SALE, tasks.REPORT, tasks.RATE)),
+        (tasks.CHARGE, f"and the card was charged {_times(measured.executed('charge 17'))}"),
+        (tasks.MAIL, f"and the mail was sent {_times(measured.executed('mail 17'))}"),
+        (tasks.LETTER, f"and customers deleted: {measured.in_process('delete_customer')}"),
+        (tasks.STOCK[0], f"{crashed} of {len(tasks.STOCK)} such questions crashed"),
+        (tasks.WILD, f"after {measured.in_process('refund')} refunds; nothing could stop it but ending its process"),
+    )
+    for task, text in told:
+        view.ending(task, measured.endings[task.id], text)
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -26,7 +26,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Story:
-    """All that was seen. ``records`` is the ledger; ``tampered`` is what verifying a copy with one changed record said."""
+    """All that was seen. ``records`` is the ledger; ``tampered`` is what verify said of a copy with one word changed."""
 
     without: Pass
     governed: Pass
@@ -275,7 +275,7 @@ def rows(story: Story) -> list[tuple[str, str, str]]:
         return what, str(number(before)), str(number(after))
 
     return [
-        ("tasks completed", *(f"{one.how_many(How.ANSWERED)} of {given}" for one in (before, after))),
+        ("tasks completed", f"{before.how_many(How.ANSWERED)} of {given}", f"{after.how_many(How.ANSWERED)} of {given}"),
         row("  crashed by a tool's error", lambda one: one.how_many(How.CRASHED)),
         row("  stuck for ever", lambda one: one.how_many(How.STUCK)),
         row("  left to a person", lambda one: one.how_many(How.GAVE_UP)),

@@ -42,7 +42,7 @@ class Task:
 
 def _stock(n: int) -> Task:
     prompt = f"How many lamps are left? (asked for the {n}. time)"
-    return Task(f"stock-{n}", DESK, prompt, (Step("stock.count", {"item": "lamp", "asked": n}),))
+    return Task(f"stock-{n}", DESK, prompt, (Step("stock_count", {"item": "lamp", "asked": n}),))
 
 
 def _refunds(task_id: str, count: int) -> Task:
@@ -50,17 +50,17 @@ def _refunds(task_id: str, count: int) -> Task:
     return Task(task_id, NIGHT_SHIFT, f"Make up to {count} customers happy. [{task_id}]", steps, "All are happy.")
 
 
-ORDER = Task("order", DESK, "Where is order 17?", (Step("orders.lookup", {"order": 17}),))
+ORDER = Task("order", DESK, "Where is order 17?", (Step("orders_lookup", {"order": 17}),))
 SALE = Task(
     "sale",
     DESK,
     "Sell a lamp at today's price as order 18.",
-    (Step("prices.quote", {"item": "lamp"}), Step("payments.charge", {"order": 18, "amount": 40}, "again")),
+    (Step("prices_quote", {"item": "lamp"}), Step("payments_charge", {"order": 18, "amount": 40}, "again")),
 )
-REPORT = Task("report", DESK, "Make the weekly report.", (Step("reports.render", {"week": 47}),))
+REPORT = Task("report", DESK, "Make the weekly report.", (Step("reports_render", {"week": 47}),))
 RATE = Task("rate", DESK, "And what is that in yen?", (Step("exchange_rate", {"currency": "JPY"}),))
-CHARGE = Task("charge", DESK, "Charge order 17.", (Step("payments.charge", {"order": 17, "amount": 40}, "again"),))
-MAIL = Task("mail", DESK, "Tell the customer.", (Step("mail.send", {"to": "mia@example.org", "order": 17}, "again"),))
+CHARGE = Task("charge", DESK, "Charge order 17.", (Step("payments_charge", {"order": 17, "amount": 40}, "again"),))
+MAIL = Task("mail", DESK, "Tell the customer.", (Step("mail_send", {"to": "mia@example.org", "order": 17}, "again"),))
 LETTER = Task(
     "letter",
     DESK,
@@ -79,7 +79,7 @@ MEASURED = (ORDER, SALE, REPORT, RATE, CHARGE, MAIL, LETTER, *STOCK, WILD)
 
 AGAIN = _refunds("refunds again", 1)
 """Only under Outrider: the killed agent is asked to go on."""
-ORDER_LATER = Task("order later", DESK, "And where is order 18?", (Step("orders.lookup", {"order": 18}),))
+ORDER_LATER = Task("order later", DESK, "And where is order 18?", (Step("orders_lookup", {"order": 18}),))
 """Only under Outrider: another agent works on while that one is killed."""
 
 TASKS = {task.id: task for task in (*MEASURED, AGAIN, ORDER_LATER)}

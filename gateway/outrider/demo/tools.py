@@ -1,6 +1,7 @@
 """The agents' tools, as anyone would write them: some ask a service over HTTP, some are functions of this process.
 
-Nothing here knows of Outrider.
+Nothing here imports Outrider. A tool that asks a service says in its metadata which tool of the policy it is: there
+Outrider asks the service itself. Every other one is governed where it runs, as ``local.NAME``.
 """
 
 from __future__ import annotations
@@ -102,24 +103,27 @@ def refund(order: int, amount: int) -> Any:
     return {"order": order, "refunded": amount}
 
 
-def _tool(name: str, function: Callable[..., Any], *, tells_errors: bool = False) -> BaseTool:
-    return StructuredTool.from_function(function, name=name, handle_tool_error=tells_errors)
+def _asks(tool: str, function: Callable[..., Any], *, tells_errors: bool = False) -> BaseTool:
+    """A tool that asks a service; ``tool`` is its name in the policy."""
+    return StructuredTool.from_function(
+        function, name=tool.replace(".", "_"), metadata={"outrider_tool": tool}, handle_tool_error=tells_errors
+    )
 
 
 def desk_tools() -> list[BaseTool]:
     """What ``desk`` may use."""
     return [
-        _tool("orders.lookup", look_up),
-        _tool("prices.quote", quote),
-        _tool("reports.render", render),
-        _tool("stock.count", count),
-        _tool("payments.charge", charge, tells_errors=True),
-        _tool("mail.send", send, tells_errors=True),
-        _tool("exchange_rate", exchange_rate),
-        _tool("delete_customer", delete_customer),
+        _asks("orders.lookup", look_up),
+        _asks("prices.quote", quote),
+        _asks("reports.render", render),
+        _asks("stock.count", count),
+        _asks("payments.charge", charge, tells_errors=True),
+        _asks("mail.send", send, tells_errors=True),
+        StructuredTool.from_function(exchange_rate),
+        StructuredTool.from_function(delete_customer),
     ]
 
 
 def night_tools() -> list[BaseTool]:
     """What ``night-shift`` may use."""
-    return [_tool("refund", refund)]
+    return [StructuredTool.from_function(refund)]

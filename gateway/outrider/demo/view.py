@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -17,12 +17,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from outrider.demo import summary
+from outrider.demo.measure import Ending, How
 from outrider.demo.narrator import Line
+from outrider.demo.summary import Story
+from outrider.demo.tasks import Task
 
 WIDTH = 100
 """No line is wider, however wide the terminal; where there is none, this is its width."""
 AGENT_WIDTH = 11
 TOOL_WIDTH = 17
+PROMPT_WIDTH = 28
 MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "stop": ("■", "bold magenta"), "aside": ("→", "cyan")}
 
 BREAKER_TEXTS = {
@@ -101,11 +106,56 @@ class View:
             )
         )
 
+    def ending(self, task: Task, ending: Ending, text: str) -> None:
+        """How a task ended that was not followed."""
+        style = "green" if ending.how is How.ANSWERED else "red"
+        words = f"{task.prompt.partition(' (')[0]:<{PROMPT_WIDTH}}"[:PROMPT_WIDTH]
+        self._print(
+            Text.assemble(
+                "   ", (f"{task.agent:<{AGENT_WIDTH}}", "bold"), words, " ", (f"{ending.how.value:<10}", style), text
+            )
+        )
+
+    def command(self, text: str) -> None:
+        """What a person types, or could."""
+        self._print(Text.assemble("   ", ("$ ", "dim"), (text, "bold")))
+
+    def receipt(self, receipt: Mapping[str, Any]) -> None:
+        """What a kill did."""
+        counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in receipt["counts"].items() if count)
+        self.say(
+            f"receipt     {receipt['scope']} stopped in {receipt['took_ms']:.0f} ms; under way: {counts or 'none'}"
+        )
+        for call in receipt["calls"]:
+            self.say(f"            {call['tool']} of {call['agent']}: {call['result'].replace('_', ' ')}")
+
+    def verdict(self, good: bool, text: str) -> None:
+        """Something was checked."""
+        mark, style = MARKS["good" if good else "bad"]
+        self._print(Text.assemble("   ", (f"{mark} ", style), text))
+
     def breaker(self, key: str, state: str) -> None:
         """A breaker changed its state."""
         self.line(Line("", key, "stop" if state == "open" else "aside", BREAKER_TEXTS.get(state, state)))
 
-    def table(self, rows: Sequence[tuple[str, str, str]]) -> None:
+    def failed(self, text: str) -> None:
+        """It did not go as it should."""
+        self._print(Text(""))
+        self._print(Text(text, style="bold red"))
+
+    def finale(self, story: Story) -> None:
+        """The comparison, and whether everything happened as told."""
+        self.act("What would have failed", "The same agents, tasks and faults, counted.")
+        self._foot.stop()
+        self._table(summary.rows(story))
+        false = [claim for claim in story.claims if not claim.true]
+        for claim in false:
+            self.verdict(False, f"not so: {claim.text} (found: {claim.found})")
+        if not false:
+            text = f"{len(story.claims)} claims checked against the ledger and the tool server's own counts: all true."
+            self.verdict(True, f"{text} {story.took_s:.0f} s.")
+
+    def _table(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """The comparison: what, without, with."""
         table = Table(box=SIMPLE, show_edge=False, pad_edge=True)
         table.add_column("")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from outrider import clock
 from outrider.demo.narrator import Narrator
 from outrider.demo.processes import Unexpected
 from outrider.demo.view import View
 
 EVERY_S = 0.05
 PAGE = 1000
-PATIENCE_S = 15.0
 CONTROL_TIMEOUT_S = 10.0
 
 Record = Mapping[str, Any]
@@ -63,12 +61,26 @@ class Watch:
         self._control = control
         self._view = view
         self._narrator = Narrator()
+        self._looking = asyncio.Lock()
+        self._following: asyncio.Task[None]
 
-    async def follow(self) -> None:
-        """Until cancelled."""
+    async def __aenter__(self) -> Watch:
+        self._following = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
+
+    async def _follow(self) -> None:
         while True:
-            await self._look()
+            await self.catch_up()
             await asyncio.sleep(EVERY_S)
+
+    async def catch_up(self) -> None:
+        """Everything that has happened is shown."""
+        async with self._looking:
+            await self._look()
 
     async def _look(self) -> None:
         page = await self._control.get(f"/v1/ledger?after={len(self.records)}&limit={PAGE}")
@@ -95,14 +107,6 @@ class Watch:
         not_closed = [f"{key} {states[-1]}" for key, states in self.breakers.items() if states[-1] != "closed"]
         breakers = ", ".join(not_closed) or "all closed"
         return f"calls {len(ended)} · attempts {attempts} · breakers: {breakers} · ledger {len(self.records)} records"
-
-    async def until(self, true: Callable[[], bool], what: str) -> None:
-        """Wait until what was seen makes ``true()``. Raises Unexpected when that takes too long."""
-        deadline = clock.monotonic() + PATIENCE_S
-        while not true():
-            if clock.monotonic() > deadline:
-                raise Unexpected(f"This was not seen within {PATIENCE_S:g} s: {what}.")
-            await asyncio.sleep(EVERY_S / 2)
 
     def of(self, kind: str, **fields: Any) -> list[Record]:
         """The records of a type that have these fields."""

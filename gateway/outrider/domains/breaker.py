@@ -198,8 +198,9 @@ class Breaker:
         settings = self._settings
         if self._streak >= settings.consecutive_failures:
             return True
+        failures = self._failures.at_most(now)
         calls = self._calls.at_most(now)
-        return calls >= settings.min_calls and self._failures.at_most(now) >= settings.failure_ratio * calls
+        return failures > 0 and calls >= settings.min_calls and failures >= settings.failure_ratio * calls
 
     def _record_probe(self, now: float, verdict: Verdict) -> None:
         if verdict is Verdict.FAILURE:
@@ -233,6 +234,8 @@ class Breaker:
 
     def _advance(self, now: float) -> None:
         """Everything that the passing of time did, each at the moment it fell due, as if a timer had run."""
+        if self.state is State.CLOSED:
+            return
         while True:
             if self.state is State.OPEN and now >= self._open_until:
                 self._apply(Event.RECOVER, self._open_until)

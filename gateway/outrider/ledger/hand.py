@@ -26,8 +26,8 @@ class Hand(Protocol):
         """Do ``work``; then, on the loop, ``done(None)`` or ``done(error)``. Never blocks longer than ``work``."""
         ...
 
-    def close(self) -> None:
-        """Take no more work. What hangs in a dead disk is left behind."""
+    def close(self, *, wait: bool) -> None:
+        """Take no more work. ``wait``: for the last of it to be done, which it should be."""
         ...
 
 
@@ -44,9 +44,10 @@ class ThreadHand:
     def submit(self, work: Work, done: Done) -> None:
         self._inbox.put((work, done))
 
-    def close(self) -> None:
+    def close(self, *, wait: bool) -> None:
         self._inbox.put(None)
-        self._thread.join(timeout=1.0)
+        if wait:
+            self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         while (job := self._inbox.get()) is not None:
@@ -70,7 +71,7 @@ class InlineHand:
         self._loop.call_soon(done, attempt(work))
         self._chores.tidy(aside=False)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool) -> None:
         pass
 
 

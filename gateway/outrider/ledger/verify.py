@@ -37,7 +37,7 @@ Row = tuple[int, int, str, str, int, str, str, str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``ok``: nothing wrong was found. ``first_bad`` is (record number, what is wrong with it).
+    """``ok``: nothing wrong was found. ``first_bad`` is (record number, what is wrong with it); ``records`` were good.
 
     ``head`` is the hash of record ``records``: note both down, elsewhere, to be able to tell later that nothing before
     was cut off or rewritten. ``payloads`` were present and agree; ``payloads_absent`` have a digest and no value any
@@ -132,7 +132,7 @@ def _check_all(db: Database, state: _State, anchor: _Anchor) -> None:
             line = _check_row(row, state, times)
             _check_payloads(line, kept, state)
             _check_attempt(db, line, state)
-            _note(line, row[8], state, anchor)
+            _advance(line, row[8].hex(), state, anchor)
         if kept:
             raise _Bad(next(iter(kept)) >> 1, "a stored value belongs to no record")
     if first_payload is not None and (first_payload < 2 or last_payload > 2 * last + 1):
@@ -159,7 +159,7 @@ def _chunks(db: Database, last: int) -> Iterator[list[Row]]:
 
 
 def _check_row(row: Row, state: _State, times: _Times) -> Line:
-    """The chain, the hash, the columns. Advances the state."""
+    """The chain, the hash, the columns."""
     seq, ts, type_, call_id, attempt, agent, tool, text, digest = row
     expected = state.seq + 1
     if seq != expected:
@@ -178,8 +178,6 @@ def _check_row(row: Row, state: _State, times: _Times) -> Line:
     columns = (ts_us, line.type, line.call_id, line.attempt, agent_name(line.agent), line.tool)
     if columns != (ts, type_, call_id, attempt, agent, tool):
         raise _Bad(seq, "the columns beside the line do not agree with it")
-    state.seq = seq
-    state.head = digest.hex()
     return line
 
 
@@ -231,13 +229,14 @@ def _ended_before(db: Database, line: Line) -> bool:
     return row is not None
 
 
-def _note(line: Line, digest: bytes, state: _State, anchor: _Anchor) -> None:
-    state.erasures += line.type == EventType.PAYLOAD_ERASED
-    if not anchor.head:
-        return
-    if anchor.seq and line.seq == anchor.seq and digest.hex() != anchor.head:
+def _advance(line: Line, digest: str, state: _State, anchor: _Anchor) -> None:
+    """This record is good, unless it should have been the one that was noted down."""
+    if anchor.head and line.seq == anchor.seq and digest != anchor.head:
         raise _Bad(line.seq, "this is not the record whose hash was noted down: the chain was rewritten")
-    state.anchored = state.anchored or digest.hex() == anchor.head
+    state.anchored = state.anchored or digest == anchor.head
+    state.erasures += line.type == EventType.PAYLOAD_ERASED
+    state.seq = line.seq
+    state.head = digest
 
 
 def _check_anchor(state: _State, anchor: _Anchor) -> None:

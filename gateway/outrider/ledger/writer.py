@@ -82,6 +82,7 @@ class Ledger:
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_FIRST_S
         self._closing = False
+        self._abandoned = False  # what is not committed now never will be
         self._counts = {"batches": 0, "records": 0, "fsyncs": 0, "failures": 0}
         self.configure(settings)
 
@@ -94,7 +95,7 @@ class Ledger:
         try:
             loaded = await ledger._ask(committer.load)
         except BaseException:
-            ledger._hand.close()
+            ledger._hand.close(wait=True)
             committer.close()
             raise
         ledger._head, ledger._work, ledger.open_attempts, ledger.open_calls = loaded
@@ -277,7 +278,7 @@ class Ledger:
         self._requeue(entries)
 
     def _requeue(self, entries: list[Entry]) -> None:
-        self._pending.extendleft(reversed(entries))
+        self._pending.extendleft(entries)
         self._pending_bytes += sum(entry.size for entry in entries)
 
     # ── trouble ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,8 +288,8 @@ class Ledger:
         self._counts["failures"] += 1
         self._enter_trouble(error)
         self._requeue(entries)
-        self._give_up(clock.monotonic() - END_RETRY_S)
-        self._use_reserve = error.kind in ("full", "io") and self._store.reserve.held
+        self._give_up(clock.monotonic() - (0.0 if self._abandoned else END_RETRY_S))
+        self._use_reserve = error.kind in ("full", "io") and self._store.reserve.held and not self._abandoned
         self._blocked = not self._use_reserve  # with it, ends go on at once: this is what it is for
 
     def _enter_trouble(self, error: CommitFailed) -> None:
@@ -379,15 +380,17 @@ class Ledger:
         self._closing = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), CLOSE_S)
+        self._abandoned = self._blocked = True
         if self._retry is not None:
             self._retry.cancel()
-        self._blocked = True
         self._give_up(clock.monotonic())
-        if not self._sent:
-            with contextlib.suppress(TimeoutError):
-                finish = partial(self._committer.finish, self._work.watermark(self._head.seq))
-                await asyncio.wait_for(self._ask(finish), CLOSE_S)
-        self._hand.close()
+        finish = partial(self._committer.finish, self._work.watermark(self._head.seq))
+        ended = True
+        try:
+            await asyncio.wait_for(self._ask(finish), CLOSE_S)
+        except TimeoutError:
+            ended = False  # the disk hangs; the thread ends when that does
+        self._hand.close(wait=ended)
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """Have the hand do something and wait for what it returns."""

@@ -23,6 +23,8 @@ from outrider.policy.guard import guard_condition
 MAX_CHARACTERS = 2000
 MAX_NESTING = 16
 """The engine's parser overflows a 512 kB stack at 128 brackets, and refuses more than about 100 by itself."""
+MAX_CHAIN = 64
+"""Keys in a row, ``a.b.c``: 900 overflow the same stack."""
 MAX_WALKS = 2
 """Two nested walks over lists of 256 take 23 ms; three would take seconds."""
 
@@ -45,6 +47,7 @@ _FUNCTIONS = frozenset(
 """What the engine really has; another name would only fail when the rule is asked."""
 
 _STRING = re.compile(r"""[rR]?("{3}(?s:.*?)"{3}|'{3}(?s:.*?)'{3}|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|//[^\n]*""")
+_LONG_CHAIN = re.compile(rf"(?:\.\s*\w+\s*){{{MAX_CHAIN + 1}}}")
 _WALK = re.compile(r"\.\s*(?:all|exists|exists_one|existsOne|map|filter)\s*\(")
 _WALK_NAME = re.compile(_WALK.pattern + r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*,")
 _FIELD = re.compile(r"(?<![.\w])(agent|run|session)\s*\.\s*([A-Za-z_][A-Za-z0-9_]*)")
@@ -95,6 +98,8 @@ def _parsed(text: str, bare: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise _too("has", f"more than {MAX_CHARACTERS} characters", "make several rules of it.")
     deepest, walks = _nesting(bare)
+    if _LONG_CHAIN.search(bare):
+        raise _too("asks", f"deeper than {MAX_CHAIN} keys", "arguments never nest so deep.")
     if deepest > MAX_NESTING:
         raise _too("nests", f"brackets deeper than {MAX_NESTING}", "make it flatter.")
     if walks > MAX_WALKS:
@@ -203,7 +208,7 @@ class Question:
             result = condition.program.execute(self._context)
         except BaseException as error:
             _let_go(error)
-            return False, _why(error)
+            return False, _why(error, condition.text)
         if result is True:
             return True, ""
         return False, "" if result is False else f"it yields {type(result).__name__}, not true or false"
@@ -239,10 +244,12 @@ def timestamp(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _why(error: BaseException) -> str:
-    """A sentence for people. It names keys and functions, never values: it is recorded beside redacted arguments."""
+def _why(error: BaseException, text: str) -> str:
+    """A sentence for people. It holds nothing of the arguments, because it is recorded where they may be redacted: a
+    key is only named where the condition itself names it."""
     if isinstance(error, KeyError):
-        return f"{str(error)[:80]} is not there; guard it with has(…)"
+        key = str(error.args[0]) if error.args else ""
+        return f"'{key}' is not there; guard it with has(…)" if key and key in text else "a key is not there"
     if isinstance(error, TypeError):
         return "values of different types are compared, or a value is asked for what its type has not"
     function = re.match(r"Function '(\w+)' error", str(error))

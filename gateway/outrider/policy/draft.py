@@ -1,13 +1,16 @@
 """From files to validated sections: the files of a folder merged into one draft, nothing compiled yet.
 
 Each section, each upstream, tool and rule is validated by itself, so that a fault in one hides no fault in another.
-What was not valid stays in the draft by name only (``broken``), so that nobody is told it does not exist.
+Of what is not valid, the valid rest stays (``whole`` is False): it is checked further, but never compiled, and nobody
+is told that it does not exist.
 """
 
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -16,7 +19,7 @@ from outrider.errors import Fault
 from outrider.policy import schema
 from outrider.policy.faults import translate, unknown_key
 from outrider.policy.fields import UPSTREAM_NAME, Model
-from outrider.policy.strictyaml import Document, Path, Place, show_path
+from outrider.policy.strictyaml import MAX_DEPTH, Document, Path, Place, show_path
 
 M = TypeVar("M", bound=Model)
 
@@ -34,14 +37,20 @@ SECTIONS: dict[str, type[Model]] = {
 """What is said at most once over all files."""
 
 
+STAND_INS: dict[type[Model], dict[str, str]] = {schema.Rule: {"then": "deny"}}
+"""What stands for a required word that was misspelled, so that the condition beside it is checked all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item(Generic[M]):
-    """One validated section, with where it stands. ``path`` is its path in its document."""
+    """One validated section, with where it stands. ``path`` is its path in its document. ``whole`` is False where
+    only the rest of it is left after its faults were told."""
 
     model: M
     file: str
     place: Place
     path: Path
+    whole: bool = True
 
     def at(self, *keys: str | int) -> str:
         """``file:line`` of a key below it."""
@@ -64,7 +73,7 @@ class Draft:
     tools: list[Item[schema.Tool]] = field(default_factory=list)
     rules: list[Item[schema.Rule]] = field(default_factory=list)
     first_file: str = ""  # where what is missing altogether is told
-    broken: set[str] = field(default_factory=set)  # sections, "upstream NAME", "tool PATTERN"
+    unnamed: set[str] = field(default_factory=set)  # upstreams of which nothing could be kept but the name
 
     def section(self, name: str, kind: type[M]) -> M | None:
         """A section that was said and is valid."""
@@ -73,9 +82,12 @@ class Draft:
 
     @property
     def upstream_names(self) -> set[str]:
-        """Every upstream there is, the broken ones and ``local`` included."""
-        broken = {name.removeprefix("upstream ") for name in self.broken if name.startswith("upstream ")}
-        return {"local", *self.upstreams, *broken}
+        """Every upstream there is, the faulty ones and ``local`` included."""
+        return {"local", *self.upstreams, *self.unnamed}
+
+    @property
+    def has_errors(self) -> bool:
+        return any(fault.severity == "error" for fault in self.faults)
 
 
 def draft(documents: list[Document]) -> Draft:
@@ -123,7 +135,7 @@ class _File:
         if key in {"apiVersion", "kind"}:
             return
         if key in SECTIONS:
-            self._single(key, self._item(SECTIONS[key], value, (key,), key))
+            self._single(key, self._item(SECTIONS[key], value, (key,)))
         elif key == "upstreams":
             self._upstreams(value)
         elif key in {"tools", "rules"}:
@@ -150,17 +162,16 @@ class _File:
         self._fault(path, "E46", message, "keep one of the two.")
         return False
 
-    def _item(self, kind: type[M], value: Any, path: Path, name: str) -> Item[M] | None:
+    def _item(self, kind: type[M], value: Any, path: Path) -> Item[M] | None:
         place = self._document.place
         for step in path:
             place = place.below(step) or place
         try:
-            model = kind.model_validate(value)
+            return Item(kind.model_validate(value), self._document.file, place, path)
         except ValidationError as error:
             self._draft.faults.extend(translate(kind, error, self._document.file, place, path))
-            self._draft.broken.add(name)
-            return None
-        return Item(model, self._document.file, place, path)
+            rest = _rest(kind, value, error)
+            return None if rest is None else Item(rest, self._document.file, place, path, whole=False)
 
     def _upstreams(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -172,10 +183,12 @@ class _File:
             if not _named_well(name):
                 message = f"'{name[:60]}' is not an upstream's name."
                 self._fault(path, "E47", message, "use letters, digits, '-' and single '_', beginning with a letter.")
-                self._draft.broken.add(f"upstream {name}")
+                self._draft.unnamed.add(name)
                 continue
-            item = self._item(schema.Upstream, upstream, path, f"upstream {name}")
-            if self._once(f"the upstream '{name}'", path) and item is not None:
+            item = self._item(schema.Upstream, upstream, path)
+            if item is None:
+                self._draft.unnamed.add(name)
+            elif self._once(f"the upstream '{name}'", path):
                 self._draft.upstreams[name] = item
 
     def _list(self, key: str, value: Any) -> None:
@@ -192,21 +205,40 @@ class _File:
                 self._rule(entry, (key, index))
 
     def _tool(self, entry: Any, path: Path) -> None:
-        item = self._item(schema.Tool, entry, path, f"tool {_word(entry, 'match')}")
+        item = self._item(schema.Tool, entry, path)
         if item is not None:
             self._draft.tools.append(item)
 
     def _rule(self, entry: Any, path: Path) -> None:
-        name = _word(entry, "name")
-        item = self._item(schema.Rule, entry, path, f"rule {name}")
-        unique = not name or self._once(f"the rule '{name}'", path)
-        if unique and item is not None:
+        item = self._item(schema.Rule, entry, path)
+        if item is not None and self._once(f"the rule '{item.model.name}'", path):
             self._draft.rules.append(item)
 
 
-def _word(entry: Any, key: str) -> str:
-    found = entry.get(key, "") if isinstance(entry, dict) else ""
-    return found if isinstance(found, str) else ""
+def _rest(kind: type[M], value: Any, error: ValidationError) -> M | None:
+    """What is left of a section without what is wrong in it, as much as possible; None where nothing can be kept."""
+    paths = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        path = tuple(step for step in detail["loc"] if step != "[key]")
+        paths.append(path[:-1] if detail["type"] == "missing" else path)
+    for longest in (MAX_DEPTH, 1):
+        rest = deepcopy(value)
+        for path in paths:
+            _prune(rest, path[:longest])
+        try:
+            return kind.model_validate({**STAND_INS.get(kind, {}), **rest} if isinstance(rest, dict) else rest)
+        except ValidationError:
+            continue
+    return None
+
+
+def _prune(value: Any, path: Path) -> None:
+    """Remove what ``path`` leads to. A list goes whole: without one of its entries, the others would change places."""
+    keys = list(takewhile(lambda step: isinstance(step, str), path))
+    for key in keys[:-1]:
+        value = value.get(key) if isinstance(value, dict) else None
+    if keys and isinstance(value, dict):
+        value.pop(keys[-1], None)
 
 
 def _named_well(name: str) -> bool:

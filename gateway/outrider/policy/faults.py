@@ -183,7 +183,8 @@ def _model_in(annotation: Any) -> type[Model] | None:
 def _wrong_type(kind: str, path: Path, value: Any) -> tuple[str, str, str]:
     if value is None:
         return "E44", "is empty.", "fill it in, or remove the key."
-    return "E44", f"must be {_TYPES[kind]}, not {_shown(value, path)}.", _type_fix(kind, value)
+    instead = f", not {_shown(value, path)}" if _WRITTEN_OUT.isdisjoint(path) else ""
+    return "E44", f"must be {_TYPES[kind]}{instead}.", _type_fix(kind, value)
 
 
 def _type_fix(kind: str, value: Any) -> str:
@@ -237,10 +238,10 @@ _FORMS = {
 # ── bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than_equal": lambda context: f"at least {context['ge']}",
+    "greater_than_equal": lambda context: f"at least {context['ge']:g}",
     "greater_than": lambda context: f"above {context['gt']:g}",
-    "less_than_equal": lambda context: f"at most {context['le']}",
-    "less_than": lambda context: f"below {context['lt']}",
+    "less_than_equal": lambda context: f"at most {context['le']:g}",
+    "less_than": lambda context: f"below {context['lt']:g}",
     "too_short": lambda context: f"at least {context['min_length']} entry",
     "too_long": lambda context: f"at most {context['max_length']} entries",
     "string_too_short": lambda context: f"at least {context['min_length']} character",

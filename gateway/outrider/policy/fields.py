@@ -19,6 +19,7 @@ from outrider.policy.units import (
     RATE_PATTERN,
     SIZE_PATTERN,
     format_duration,
+    format_size,
     parse_duration,
     parse_rate,
     parse_size,
@@ -35,6 +36,7 @@ FRAMING_HEADERS = frozenset(
 )
 """What frames the message: the HTTP client writes these itself."""
 
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 _RETRY_ON = re.compile(r"http-[45](xx|[0-9]{2})|[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+|[A-Z][A-Za-z0-9_]*")
 _RENAMED = {
     "not-executed": "not_executed",
@@ -92,7 +94,8 @@ def exactly_one(*names: str) -> ConfigDict:
 # ── quantities ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _quantity(value: Any, parse: Callable[[str], Any], what: str, example: str, other_unit: str) -> Any:
+def _quantity(value: Any, parse: Callable[[str], Any], what: str, example: str, meant: Callable[[str], str]) -> Any:
+    """``meant`` gives what a text without a unit, or with a fraction or a space, was probably meant to be."""
     if isinstance(value, str):
         parsed = parse(value)
         if parsed is not None:
@@ -100,14 +103,34 @@ def _quantity(value: Any, parse: Callable[[str], Any], what: str, example: str, 
     if isinstance(value, (dict, list, bool)) or value is None:
         raise fault("E44", f"must be a {what}.", f"write for example {example}.")
     shown = str(value)[:40]
-    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", shown):
-        unit = example.lstrip("0123456789")
-        raise fault("E02", f"{what} '{shown}' has no unit.", f"write '{shown}{unit}' or '{shown}{other_unit}'.")
-    raise fault("E02", f"'{shown}' is not a {what}.", f"write for example {example}.")
+    advice = meant(shown.replace(" ", ""))
+    if _NUMBER.fullmatch(shown):
+        raise fault("E02", f"{what} '{shown}' has no unit.", f"write {advice}.")
+    raise fault("E02", f"'{shown}' is not a {what}.", f"write {advice or f'for example {example}'}.")
+
+
+def _meant_duration(text: str) -> str:
+    if _NUMBER.fullmatch(text):
+        return f"'{text}s' or '{text}ms'" if "." not in text else f"'{format_duration(float(text))}'"
+    fraction = re.fullmatch(r"([0-9]{1,5}\.[0-9]{1,3})(h|m|s)", text)
+    if fraction:
+        seconds = float(fraction[1]) * {"h": 3600, "m": 60, "s": 1}[fraction[2]]
+        return f"'{format_duration(seconds)}'"
+    return f"'{text}'" if parse_duration(text) is not None else ""
+
+
+def _meant_size(text: str) -> str:
+    if text.isdecimal() and text.isascii():
+        return f"'{format_size(int(text))}'"
+    return f"'{text}'" if parse_size(text) is not None else ""
+
+
+def _meant_rate(text: str) -> str:
+    return f"'{text}/s' or '{text}/m'" if _NUMBER.fullmatch(text) else ""
 
 
 def _duration(value: Any) -> Any:
-    return _quantity(value, parse_duration, "duration", "5s", "ms")
+    return _quantity(value, parse_duration, "duration", "5s", _meant_duration)
 
 
 def _positive_duration(value: Any) -> Any:
@@ -118,11 +141,11 @@ def _positive_duration(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
-    return _quantity(value, parse_size, "size", "1MiB", "kB")
+    return _quantity(value, parse_size, "size", "1MiB", _meant_size)
 
 
 def _rate(value: Any) -> Any:
-    rate = _quantity(value, parse_rate, "rate", "20/s", "/m")
+    rate = _quantity(value, parse_rate, "rate", "20/s", _meant_rate)
     if rate <= 0:
         raise fault("E52", "a rate must be above zero.", "to forbid a tool, write a rule with then: deny.")
     return rate

@@ -13,7 +13,6 @@ from typing import Any
 from outrider.policy.draft import Draft, Item
 from outrider.policy.fields import Model
 from outrider.policy.patterns import PatternIndex
-from outrider.policy.schema import Tool
 
 Keys = tuple[str, ...]
 
@@ -44,8 +43,12 @@ class Layer:
 
     pattern: str
     leaves: Leaves
-    item: Item[Any] | None = None  # None: no such section, or one that is not valid
-    broken: bool = False  # not valid: what it says is unknown
+    item: Item[Any] | None = None  # None: the policy has no ``defaults``
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that it says is known; otherwise it is not to be judged together with others."""
+        return self.item is None or self.item.whole
 
 
 def leaves_of(item: Item[Any], *, under: Keys = ()) -> dict[Keys, Leaf]:
@@ -85,15 +88,11 @@ class Layers:
 
     def __init__(self, made: Draft) -> None:
         defaults = made.sections.get("defaults")
-        self.defaults = Layer("", leaves_of(defaults) if defaults else {}, defaults, "defaults" in made.broken)
-        self.entries = [_layer(item) for item in made.tools]
+        self.defaults = _layer("", defaults) if defaults else Layer("", {})
+        self.entries = [_layer(item.model.match, item) for item in made.tools]
         self._index: PatternIndex[Layer] = PatternIndex()
         for layer in self.entries:
             self._index.add(layer.pattern, layer)
-        for name in made.broken:
-            kind, _, pattern = name.partition(" ")
-            if kind == "tool" and pattern:
-                self._index.add(pattern, Layer(pattern, {}, broken=True))
 
     def of(self, tool: str) -> list[Layer]:
         """The layers of one tool, from the least specific to the most."""
@@ -104,7 +103,7 @@ class Layers:
         return [self.defaults, *self._index.covering(pattern)]
 
 
-def _layer(item: Item[Tool]) -> Layer:
+def _layer(pattern: str, item: Item[Any]) -> Layer:
     leaves = leaves_of(item)
     leaves.pop(("match",), None)
-    return Layer(item.model.match, leaves, item)
+    return Layer(pattern, leaves, item)

@@ -182,7 +182,7 @@ def _rules(made: Draft, names: Names) -> Iterator[Fault]:
             message, fix = _misspelled(pattern, item.model.then, names)
             if message:
                 yield item.fault(("tools", index), "W05", message, fix)
-    if not any(item.model.then == "allow" and not item.model.shadow for item in made.rules) and not made.broken:
+    if not any(item.model.then == "allow" and not item.model.shadow for item in made.rules) and not made.has_errors:
         yield Fault(made.first_file, 0, "rules", *_NOTHING_ALLOWED)
 
 

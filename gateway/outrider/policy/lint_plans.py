@@ -90,7 +90,7 @@ def check_plans(layers: Layers, known: Mapping[str, plans.Upstream]) -> Iterator
     entries = [layers.defaults] if layers.defaults.item is not None else []
     for layer in entries + layers.entries:
         together = layers.covering(layer.pattern) if layer.pattern else [layer]
-        if any(other.broken for other in together):
+        if not all(other.whole for other in together):
             continue
         leaves = merged(other.leaves for other in together)
         group, dot, _ = layer.pattern.partition(".")

@@ -30,8 +30,9 @@ def check_upstreams(made: Draft, layers: Layers, known: Mapping[str, plans.Upstr
     for item in made.upstreams.values():
         yield from _whereabouts(item)
         yield from _startup(item)
-    if "domain" not in made.broken:
-        for name, upstream in known.items():
+    for name, upstream in known.items():
+        parts = (made.sections.get("domain"), made.upstreams.get(name))
+        if all(part is None or part.whole for part in parts):
             yield from _domain(domain_leaves(made, name), upstream.domain)
     for layer in layers.entries:
         for keys, leaf in layer.leaves.items():
@@ -45,7 +46,7 @@ def _whereabouts(item: Item[Upstream]) -> Iterator[Fault]:
         for key in said.keys() & {"http", "health"}:
             message = f"'{key}' does not fit upstream 'local': its tools run in the agents' own processes."
             yield item.fault((key,), "E51", message, "remove it, or give the upstream another name.")
-    elif "http" not in said:
+    elif "http" not in said and item.whole:
         yield item.fault((), "E45", f"upstream '{name}' does not say where it is.", "write 'http: {url: …}' in it.")
 
 

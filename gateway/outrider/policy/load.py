@@ -30,6 +30,8 @@ from outrider.policy.strictyaml import read
 from outrider.policy.summary import summarise
 
 MAX_FILES = 256
+MAX_FAULTS = 1000
+"""More are counted and not shown."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,12 @@ def _is_policy(path: Path) -> bool:
 
 def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
     unique = {(fault.file, fault.line, fault.path, fault.code, fault.message): fault for fault in faults}
-    return tuple(sorted(unique.values(), key=lambda fault: (fault.file, fault.line, fault.path, fault.code)))
+    found = sorted(unique.values(), key=lambda fault: (fault.file, fault.line, fault.path, fault.code))
+    if len(found) <= MAX_FAULTS:
+        return tuple(found)
+    errors = [fault for fault in found if fault.severity == "error"][:MAX_FAULTS]
+    rest = Fault("", 0, "", f"there are {len(found)} faults; only {MAX_FAULTS} are shown.", "mend these first.", "E42")
+    return (*(errors or found[:MAX_FAULTS]), replace(rest, severity="error" if errors else "warning"))
 
 
 def _digest(raw: Mapping[str, bytes]) -> str:
@@ -159,7 +166,7 @@ def _rules(made: Draft) -> Iterator[Rule]:
     for item in made.rules:
         said = item.model.said()
         condition, usable = _condition(made, item, said.get("when"))
-        if usable:
+        if usable and item.whole:
             yield Rule(
                 name=item.model.name,
                 then=item.model.then,

@@ -320,6 +320,8 @@ class Probe(Model):
     def _one(self) -> Probe:
         if len(self.model_fields_set & {"http", "tcp"}) != 1:
             raise fault("E53", "a probe is exactly one of http and tcp.", "write 'http: /healthz' or 'tcp: url'.")
+        if self.tcp and self.tcp != "url" and not 0 < int(self.tcp.rpartition(":")[2]) < 65536:
+            raise fault("E47", f"'{self.tcp}' has no port from 1 to 65535.", "write HOST:PORT.")
         return self
 
 

@@ -22,6 +22,9 @@ MAX_DEPTH = 24
 MAX_BYTES = 4 * 1024 * 1024
 """The largest file."""
 
+MAX_FAULTS = 200
+"""Of one file, after which it is not read further."""
+
 Path = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -109,6 +112,8 @@ class _Reader:
         self._anchors: dict[str, tuple[Any, Place]] = {}
 
     def fault(self, line: int, path: Path, code: str, message: str, fix: str) -> None:
+        if len(self._document.faults) >= MAX_FAULTS:
+            raise _Stop
         self._document.faults.append(Fault(self._document.file, line, show_path(path), message, fix, code))
 
     def _stop(self, line: int, path: Path, code: str, message: str, fix: str) -> NoReturn:

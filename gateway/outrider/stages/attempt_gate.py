@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from outrider import clock
-from outrider.access import decide, refusal_of
+from outrider.access import newly_denied
 from outrider.calls import Outcome, OutcomeKind
 from outrider.errors import Code
 from outrider.flight import Flight, killed_by
@@ -39,11 +39,8 @@ class AttemptGate:
             flight.stop(killed_by(kill))
         if flight.verdict is not None:
             return flight.verdict.refusal(STAGE)
-        newest = self._newest()
-        if newest is not flight.policy:
-            decision = decide(flight, newest, plan.tool)
-            if decision.effect == "deny":
-                return refusal_of(decision, plan.tool, STAGE)
+        if denied := newly_denied(flight, self._newest(), plan.tool, STAGE):
+            return denied
         remaining_s = flight.remaining_s(clock.monotonic())
         if remaining_s is not None and remaining_s < MIN_ATTEMPT_S:
             detail = f"Only {max(0.0, remaining_s) * 1000:.0f} ms are left, too little for an attempt; none was sent."

@@ -1,4 +1,4 @@
-"""Send: the last look at the kill switch, then one sending under the smaller of per-try timeout and what remains."""
+"""Send: the last look at kills and denies, then one sending under the smaller of per-try timeout and what remains."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from outrider import clock
+from outrider.access import newly_denied
 from outrider.calls import Attempt, Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.flight import Flight, killed_by
 from outrider.kills import KillBoard
+from outrider.policy.load import Policy
 from outrider.policy.plans import Plan, Upstream
 from outrider.stages import Next
 from outrider.upstreams.base import UpstreamDriver
@@ -21,8 +23,9 @@ class Send:
     """The end of the chain. From the last check to the driver's first byte there is no await but the driver's own,
     and that one is interruptible: a kill either is seen here or wakes what waits there."""
 
-    def __init__(self, kills: KillBoard, driver_of: DriverOf) -> None:
+    def __init__(self, kills: KillBoard, newest: Callable[[], Policy], driver_of: DriverOf) -> None:
         self._kills = kills
+        self._newest = newest
         self._driver_of = driver_of
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
@@ -34,6 +37,8 @@ class Send:
         if flight.verdict is not None:
             proof = Outcome(OutcomeKind.NOT_EXECUTED)
             return flight.verdict.stopped(proof, STAGE)
+        if denied := newly_denied(flight, self._newest(), plan.tool, STAGE):
+            return denied
         return await self._send(flight, plan, attempt)
 
     async def _send(self, flight: Flight, plan: Plan, attempt: Attempt) -> Outcome:

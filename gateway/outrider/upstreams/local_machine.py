@@ -4,14 +4,17 @@ The far end is another process behind a connection that may break at any moment,
 This file knows neither sockets nor futures: ``TABLE[state, event]`` names the next state and what is to be done. A pair
 that is not in the table changes nothing: a duplicate, or a frame that came too late to matter.
 
-    EXECUTING ──finished──► ENDED ──recorded──► CLOSED            the ordinary way: the adapter's word, then the ack
-        │  ▲
-      lost back ──► SUSPECT ──missing, over──► QUIET              told unknown, nothing runs any more
-        │
-      stop ──► ABORTING ──not_started──► ENDED                    a proof
-                  │      ──running, expired──► ABANDONED ──recorded──► ADRIFT     told unknown, may still run
-                  │                                │                     │
-                  └──finished──► ENDED          finished ──► LATE ──recorded──► SETTLING ──settled──► CLOSED
+    EXECUTING ── finished ──► ENDED ── recorded ──► CLOSED          the ordinary way: the adapter's word, then the ack
+      │ ▲  │
+      │ │  └ lost ──► SUSPECT ── missing, over ──► QUIET            told unknown, nothing runs any more
+      │ └─── back ───────┘
+      └ stop ──► ABORTING ── not_started, finished ──► ENDED        a proof, or the real end
+                    ├ done ──► FINISHING ── finished ──► ENDED
+                    └ running, expired ──► ABANDONED ── recorded ──► ADRIFT         told unknown, may still run
+                                               │                        │
+                                           finished                 finished
+                                               ▼                        ▼
+                                              LATE ── recorded ──► SETTLING ── settled ──► CLOSED
 
 "Told" means: the pipeline has its one outcome. It is told exactly once, on the way out of the first five states.
 Nothing is acked before its end is durable: ``recorded`` (the ledger's commit of the end) or ``settled``.
@@ -84,7 +87,6 @@ TABLE: Mapping[tuple[State, Event], Row] = {
     (S.EXECUTING, E.TIMED_OUT): (S.ABANDONED, (Do.HOLD, Do.TELL)),
     (S.EXECUTING, E.STOP): (S.ABORTING, (Do.ABORT,)),
     (S.EXECUTING, E.LOST): (S.SUSPECT, ()),
-    (S.EXECUTING, E.MISSING): (S.QUIET, (Do.TELL_UNKNOWN,)),
     (S.EXECUTING, E.OVER): (S.QUIET, (Do.TELL_UNKNOWN,)),
     #
     (S.SUSPECT, E.FINISHED): (S.ENDED, (Do.TELL,)),
@@ -101,7 +103,6 @@ TABLE: Mapping[tuple[State, Event], Row] = {
     (S.ABORTING, E.RUNNING): (S.ABANDONED, (Do.HOLD, Do.TELL_UNKNOWN)),
     (S.ABORTING, E.EXPIRED): (S.ABANDONED, (Do.HOLD, Do.TELL_UNKNOWN)),
     (S.ABORTING, E.LOST): (S.ABORTING_LOST, ()),
-    (S.ABORTING, E.MISSING): (S.QUIET, (Do.TELL_UNKNOWN,)),
     (S.ABORTING, E.OVER): (S.QUIET, (Do.TELL_UNKNOWN,)),
     #
     (S.ABORTING_LOST, E.FINISHED): (S.ENDED, (Do.TELL,)),

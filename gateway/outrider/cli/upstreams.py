@@ -1,0 +1,49 @@
+"""``outrider upstreams ls``: health, breakers, queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from outrider.cli.options import Data, Json, people
+from outrider.cli.shown import as_json, table
+
+MAX_LOCAL = 50
+"""Fault domains of ``local`` shown in the table; ``--json`` shows all."""
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Where tools live.", no_args_is_help=True)
+    group.command("ls")(ls)
+    app.add_typer(group, name="upstreams")
+
+
+def ls(data: Data = None, json: Json = False) -> None:
+    """Health, breakers and queues of every upstream; for local of every fault domain that was used."""
+    found = people(data).get("/v1/upstreams")["upstreams"]
+    if json:
+        return as_json(found)
+    rows = [row for upstream in found for row in _rows(upstream)]
+    columns = ("upstream", "health", "breaker", "failures", "in use", "waiting", "last probe")
+    return table(columns, rows, "The policy names no upstream.")
+
+
+def _rows(upstream: dict[str, Any]) -> list[tuple[object, ...]]:
+    health = "-" if not upstream["probed"] else "ready" if upstream["health"]["ready"] else "not ready"
+    last = upstream["health"].get("last", "")
+    domains = upstream["domains"][:MAX_LOCAL]
+    if not domains:
+        return [(upstream["name"], health, "closed", 0, 0, 0, last)]
+    return [
+        (
+            domain["key"],
+            health,
+            domain["breaker"]["state"],
+            f"{domain['breaker']['failures']} of {domain['breaker']['calls']}",
+            domain["bulkhead"]["held"],
+            domain["bulkhead"]["waiting"],
+            last,
+        )
+        for domain in domains
+    ]
