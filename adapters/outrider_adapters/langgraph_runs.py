@@ -34,7 +34,9 @@ class _Roots(BaseCallbackHandler):
         """Itself, where it began before anyone watched."""
         return self._roots.get(run_id, run_id)
 
-    def __len__(self) -> int:
+    @property
+    def live(self) -> int:
+        """How many invocations are under way. (No ``__len__``: LangChain asks a handler whether it is true.)"""
         return len(self._roots)
 
     def _began(self, run_id: UUID, parent: UUID | None) -> None:

@@ -25,6 +25,7 @@ BATCH = 512
 MAX_DEPTH = 32
 MAX_NODES = 10_000
 LABEL_CHARS = 200
+SCALARS = frozenset({int, float, bool, type(None)})
 CONTAINERS = (list, tuple, set, frozenset, deque)
 
 
@@ -60,7 +61,7 @@ def stand_in(value: Any) -> Any:
             return label(value)
     if isinstance(value, Mapping):
         return dict(value)
-    return label(value)
+    return list(value) if isinstance(value, CONTAINERS) else label(value)
 
 
 encode = msgspec.json.Encoder(enc_hook=stand_in).encode
@@ -121,15 +122,18 @@ def json_bytes(value: Any) -> bytes:
         return encode(plain(value))
 
 
-def weight(value: Any, budget: int = SMALL) -> int:
+def weight(value: Any, budget: int) -> int:
     """About how many bytes the JSON text has; stops counting above ``budget``. Walks without recursion."""
     total, stack = 0, [value]
-    while stack:
+    while stack and total <= budget:
         one = stack.pop()
         total += NODE_BYTES
-        if isinstance(one, (str, bytes, bytearray)):
+        kind = type(one)
+        if kind in SCALARS:  # first, and by identity: most nodes are scalars, and isinstance is slow on an ABC
+            continue
+        if kind is str or isinstance(one, (str, bytes, bytearray)):
             total += len(one)
-        elif isinstance(one, Mapping):
+        elif kind is dict or isinstance(one, Mapping):
             total += len(one) * NODE_BYTES
             if total <= budget:
                 stack.extend(one.values())
@@ -137,14 +141,12 @@ def weight(value: Any, budget: int = SMALL) -> int:
             total += len(one) * NODE_BYTES
             if total <= budget:
                 stack.extend(one)
-        if total > budget:
-            break
     return total
 
 
 def is_small(value: Any) -> bool:
     """Whether it may be encoded at once, even on a loop that others wait for."""
-    return weight(value) <= SMALL
+    return weight(value, SMALL) <= SMALL
 
 
 def summarise(value: Any, view_bytes: int) -> Summary:
@@ -243,7 +245,7 @@ def _sequence_pieces(value: Any, depth: int) -> Iterator[bytes]:
 
 def _batches(batch: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """A batch whole when it is small, else its members one by one."""
-    if weight(batch) <= SMALL:
+    if weight(batch, SMALL) <= SMALL:
         yield batch
     else:
         yield from ([one] for one in batch)

@@ -10,11 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import looptime
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
 from outrider.policy.plans import Limits, Plan, Upstream
@@ -25,14 +26,24 @@ Pair = tuple[str, int]
 PLAN = Plan("local.search", Upstream("local"))
 KIND_OF = {"returned": OutcomeKind.OK, "raised": OutcomeKind.DEFINITE, "not_started": OutcomeKind.NOT_EXECUTED}
 UNKNOWN, NOT_EXECUTED = OutcomeKind.UNKNOWN, OutcomeKind.NOT_EXECUTED
+UNENDED = ("pending", "running", "ending")
 KILL_S, SUSPECT_S = 2.0, 30.0
+TROUBLES = ["break", "back", "back", "over", "wait", "wait long", "ledger", "restart"]
+ORDINARY = ["call", "call", "move", "move", "move", "arrive", "arrive", "stop", "record", "repeat"]
+MOVES = st.tuples(
+    st.sampled_from([*ORDINARY, "trouble"]),
+    st.integers(0, 7),
+    st.sampled_from(["returned", "raised", "cancelled", "timed_out"]),
+)
+"""What is moved, which of the candidates, and how."""
 
 
 @dataclass
 class Function:
-    """An attempt in the adapter: pending, running, done or revoked."""
+    """An attempt in the adapter: pending, running, ending (its end is not told yet, but will be), done or revoked."""
 
     state: str = "pending"
+    how: str = ""
     abandoned: bool = False
 
 
@@ -85,7 +96,7 @@ class Adapter:
                 self.spool_end(Finished(*pair, "not_started"))
 
     def unended(self) -> set[Pair]:
-        return {pair for pair, function in self.functions.items() if function.state in ("pending", "running")}
+        return {pair for pair, function in self.functions.items() if function.state in UNENDED}
 
 
 @dataclass
@@ -119,7 +130,6 @@ class ChannelMachine(RuleBasedStateMachine):
         self.adapter = Adapter(revokes)
         self.ledger = Ledger()
         self.sessions = 0
-        self.numbers = 0
         self.calls: dict[str, int] = {}
         self.proven: set[Pair] = set()
         self.heard: dict[Pair, OutcomeKind] = {}
@@ -131,6 +141,7 @@ class ChannelMachine(RuleBasedStateMachine):
         self.attempts: dict[Pair, Attempt] = {}
         self.told: dict[Pair, Outcome] = {}
         self.recorded: set[Pair] = set()
+        self.stopping: set[Pair] = set()
         self.let_go: set[Pair] = set()
         self.local = LocalUpstream(
             limits=lambda: Limits(suspect_s=SUSPECT_S),
@@ -204,23 +215,23 @@ class ChannelMachine(RuleBasedStateMachine):
         if outcome.kind is NOT_EXECUTED:
             self.proven.add(pair)
 
-    @rule(arrives=st.booleans(), begins=st.booleans())
-    def call(self, arrives: bool, begins: bool) -> None:
-        """A new call; often its function begins at once."""
-        self.numbers += 1
-        pair = (f"c{self.numbers}", 1)
-        self.send(*pair)
-        if arrives:
-            self.exchange(len(self.adapter.inbox), 0)
-        if begins and pair in self.functions("pending"):
-            self.begin_function(pair)
+    @rule(moves=st.lists(MOVES, min_size=1, max_size=12))
+    def work(self, moves: list[tuple[str, int, str]]) -> None:
+        """A stretch of ordinary life. A move that finds nothing to move does nothing."""
+        for what, which, how in moves:
+            getattr(self, what)(which, how)
+            self.look()
 
-    @precondition(lambda self: self.calls)
-    @rule(data=st.data())
-    def try_again(self, data: st.DataObject) -> None:
-        call_id = data.draw(st.sampled_from(sorted(self.calls)))
-        if (call_id, self.calls[call_id]) in self.told:
-            self.send(call_id, self.calls[call_id] + 1)
+    def call(self, which: int, how: str) -> None:
+        """A new call, or the next attempt of one; mostly its function begins at once."""
+        again = [call_id for call_id, n in self.calls.items() if (call_id, n) in self.told]
+        call_id = again[which % len(again)] if how == "raised" and again else f"c{len(self.calls) + 1}"
+        pair = (call_id, self.calls.get(call_id, 0) + 1)
+        self.send(*pair)
+        if which:
+            self.exchange(len(self.adapter.inbox), 0)
+        if which > 2 and pair in self.functions("pending"):
+            self.begin_function(pair)
 
     def send(self, call_id: str, n: int) -> None:
         self.calls[call_id] = n
@@ -234,28 +245,30 @@ class ChannelMachine(RuleBasedStateMachine):
     def waiting(self) -> list[Pair]:
         return sorted(pair for pair, task in self.tasks.items() if not task.done())
 
-    @precondition(lambda self: self.waiting())
-    @rule(data=st.data(), why=st.sampled_from(["killed", "timeout", "deadline"]))
-    def stop(self, data: st.DataObject, why: str) -> None:
+    def stop(self, which: int, how: str) -> None:
         """A kill or a timeout: the wait is cancelled, and the driver is asked what is known."""
-        pair = data.draw(st.sampled_from(self.waiting()))
+        waiting = [pair for pair in self.waiting() if pair not in self.stopping]
+        if not waiting:
+            return
+        pair = waiting[which % len(waiting)]
         sending = self.tasks[pair]
+        self.stopping.add(pair)
 
         async def interrupt() -> Outcome:
             sending.cancel()
             await asyncio.wait({sending})
             if not sending.cancelled():
                 return sending.result()
-            return await self.local.stopped(self.attempts[pair], PLAN, why)
+            return await self.local.stopped(self.attempts[pair], PLAN, "timeout" if how == "timed_out" else "killed")
 
         self.tasks[pair] = self.loop.create_task(interrupt())
         self.turn()
 
-    @precondition(lambda self: self.unrecorded() and not self.ledger.down)
-    @rule(data=st.data())
-    def record(self, data: st.DataObject) -> None:
+    def record(self, which: int, how: str) -> None:
         """The ledger commits an end."""
-        self.record_one(data.draw(st.sampled_from(self.unrecorded())))
+        unrecorded = self.unrecorded()
+        if unrecorded and not self.ledger.down:
+            self.record_one(unrecorded[which % len(unrecorded)])
 
     def unrecorded(self) -> list[Pair]:
         return sorted(pair for pair in self.told if pair not in self.recorded and self.attempts[pair].sent)
@@ -265,30 +278,26 @@ class ChannelMachine(RuleBasedStateMachine):
         self.ledger.end(pair, self.told[pair].kind)
         self.do(self.local.recorded, *pair)
 
-    @rule(seconds=st.sampled_from([0.1, 2.5, 40.0]), ledger_down=st.booleans())
-    def time_passes(self, seconds: float, ledger_down: bool) -> None:
-        """The ledger fails and recovers with it."""
-        self.ledger.down = ledger_down
-        self.turn(seconds)
-
     # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def functions(self, *states: str) -> list[Pair]:
         return sorted(pair for pair, one in self.adapter.functions.items() if one.state in states)
 
-    @precondition(lambda self: self.functions("pending", "running"))
-    @rule(data=st.data(), how=st.sampled_from(["returned", "raised", "cancelled", "timed_out"]), told=st.booleans())
-    def function_moves(self, data: st.DataObject, how: Any, told: bool) -> None:
-        """One that is pending begins or is too late to begin; one that runs ends, or is given up waiting for."""
-        pair = data.draw(st.sampled_from(self.functions("pending", "running")))
-        if self.adapter.functions[pair].state == "running":
-            self.give_up_waiting(pair) if how == "timed_out" else self.end_function(pair, how)
+    def move(self, which: int, how: str) -> None:
+        """A function that is pending begins or is too late to begin; one that runs ends, or is given up waiting for."""
+        unended = self.functions(*UNENDED)
+        if not unended:
+            return
+        pair = unended[which % len(unended)]
+        function = self.adapter.functions[pair]
+        if function.state == "ending":
+            self.tell_end(pair)
+        elif function.state == "running":
+            self.give_up_waiting(pair) if how == "timed_out" else self.end_function(pair, how, at_once=which < 6)
         elif how == "timed_out":
             self.come_too_late(pair)
         else:
             self.begin_function(pair)
-        if told:
-            self.exchange(0, len(self.adapter.outbox))
 
     def begin_function(self, pair: Pair) -> None:
         assert pair not in self.proven, "begun after the proof that it never would"
@@ -299,10 +308,16 @@ class ChannelMachine(RuleBasedStateMachine):
         self.adapter.truth[pair] = NOT_EXECUTED
         self.adapter.spool_end(Finished(*pair, "not_started"))
 
-    def end_function(self, pair: Pair, how: Any) -> None:
+    def end_function(self, pair: Pair, how: str, *, at_once: bool = True) -> None:
         function = self.adapter.functions[pair]
-        function.state = "done"
+        function.state, function.how = "ending", how
         self.adapter.truth[pair] = KIND_OF.get(how, UNKNOWN)
+        if at_once:
+            self.tell_end(pair)
+
+    def tell_end(self, pair: Pair) -> None:
+        function = self.adapter.functions[pair]
+        function.state, how = "done", cast(Any, function.how)
         raised = Raised("builtins.ValueError", mro=("builtins.ValueError",)) if how == "raised" else None
         self.adapter.spool_end(Finished(*pair, how, raised, view=how))
         if function.abandoned:
@@ -312,17 +327,17 @@ class ChannelMachine(RuleBasedStateMachine):
         self.adapter.functions[pair].abandoned = True
         self.adapter.spool_end(Finished(*pair, "timed_out"))
 
-    @precondition(lambda self: self.adapter.up and self.adapter.spool)
-    @rule(data=st.data())
-    def adapter_repeats_itself(self, data: st.DataObject) -> None:
-        self.adapter.say(self.adapter.spool[data.draw(st.sampled_from(sorted(self.adapter.spool)))])
+    def repeat(self, which: int, how: str) -> None:
+        """The adapter tells an end again."""
+        spool = list(self.adapter.spool.values())
+        if spool:
+            self.adapter.say(spool[which % len(spool)])
 
     # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────
 
-    @precondition(lambda self: self.adapter.inbox or self.adapter.outbox)
-    @rule(down=st.integers(0, 8), up=st.integers(0, 8))
-    def frames_arrive(self, down: int, up: int) -> None:
-        self.exchange(down, up)
+    def arrive(self, which: int, how: str) -> None:
+        """Frames reach the adapter, the gateway, or both."""
+        self.exchange(0 if how == "raised" else which + 1, 0 if how == "timed_out" else which + 1)
 
     def exchange(self, down: int, up: int) -> None:
         """So many frames reach the adapter, then so many reach the gateway."""
@@ -349,14 +364,25 @@ class ChannelMachine(RuleBasedStateMachine):
         if task is not None and not task.done():
             self.heard.setdefault(pair, KIND_OF.get(frame.state, UNKNOWN))
 
-    @precondition(lambda self: self.adapter.up)
-    @rule()
-    def connection_breaks(self) -> None:
-        self.adapter.break_off()
-        self.do(self.local.lost, self.id)
+    def trouble(self, which: int, how: str) -> None:
+        """The connection breaks, the process is back, the window passes, time does, the ledger fails or recovers, the
+        sidecar is killed and started again."""
+        what = TROUBLES[which]
+        if what == "break" and self.adapter.up:
+            self.adapter.break_off()
+            self.do(self.local.lost, self.id)
+        elif what == "back" and not self.adapter.up:
+            self.reconnect()
+        elif what == "over" and not self.adapter.up:
+            self.let_go |= set(self.attempts)
+            self.do(self.local.over, self.id)
+        elif what == "ledger":
+            self.ledger.down = not self.ledger.down
+        elif what == "restart" and not self.ledger.down:
+            self.restart()
+        elif what.startswith("wait"):
+            self.turn(40.0 if what == "wait long" else 2.5)
 
-    @precondition(lambda self: not self.adapter.up)
-    @rule()
     def reconnect(self) -> None:
         self.adapter.up = True
         unacked = tuple(self.adapter.spool.values())
@@ -364,16 +390,7 @@ class ChannelMachine(RuleBasedStateMachine):
             self.note_heard(frame)
         self.do(self.local.connected, self, self.adapter.unended(), unacked)
 
-    @precondition(lambda self: not self.adapter.up)
-    @rule()
-    def window_passes(self) -> None:
-        """The channel's session is over; the process may still come back later, as a new one."""
-        self.let_go |= set(self.attempts)
-        self.do(self.local.over, self.id)
-
-    @precondition(lambda self: not self.ledger.down)
-    @rule()
-    def sidecar_is_killed_and_restarted(self) -> None:
+    def restart(self) -> None:
         """What was told and not recorded is lost; the ledger says what was left open."""
         self.adapter.break_off()
         for task in [*self.tasks.values(), *asyncio.all_tasks(self.loop)]:
@@ -388,11 +405,16 @@ class ChannelMachine(RuleBasedStateMachine):
     # ── what must hold ───────────────────────────────────────────────────────────────────────────────────────────
 
     @invariant()
+    def look(self) -> None:
+        self.every_attempt_has_at_most_one_end_and_one_later_truth()
+        self.what_is_said_is_true()
+        self.the_first_finished_wins()
+        self.a_function_that_runs_on_holds_its_slot()
+
     def every_attempt_has_at_most_one_end_and_one_later_truth(self) -> None:
         assert all(len(ends) == 1 for ends in self.ledger.ends.values())
         assert all(len(truths) == 1 for truths in self.ledger.settled.values())
 
-    @invariant()
     def what_is_said_is_true(self) -> None:
         """Not executed is a proof, ok and definite are what the function did, for ends and for later truths."""
         for told in (self.ledger.ends, self.ledger.settled):
@@ -403,13 +425,11 @@ class ChannelMachine(RuleBasedStateMachine):
                 elif kinds[0] is not UNKNOWN:
                     assert self.adapter.truth[pair] is kinds[0]
 
-    @invariant()
     def the_first_finished_wins(self) -> None:
         for pair, kind in self.heard.items():
             if pair in self.told:
                 assert self.told[pair].kind is kind
 
-    @invariant()
     def a_function_that_runs_on_holds_its_slot(self) -> None:
         """As long as its process is not given up."""
         for pair in self.functions("running"):
@@ -440,7 +460,9 @@ class ChannelMachine(RuleBasedStateMachine):
             for pair in self.functions("pending"):
                 self.begin_function(pair)
             for pair in self.functions("running"):
-                self.end_function(pair, "returned")
+                self.end_function(pair, "returned", at_once=False)
+            for pair in self.functions("ending"):
+                self.tell_end(pair)
             self.exchange_everything()
             self.turn(KILL_S + SUSPECT_S + 60)
 
@@ -465,3 +487,4 @@ class ChannelMachine(RuleBasedStateMachine):
 
 
 TestChannelMachine = ChannelMachine.TestCase
+TestChannelMachine.settings = settings(stateful_step_count=20)  # a step is up to twelve moves

@@ -102,8 +102,10 @@ def test_a_policy_may_be_text_a_file_or_a_folder(tmp_path: Path) -> None:
             assert "mine" in str(gateway.control("GET", "/v1/policy")[1])
     assert (data / "outrider.db").exists()
     assert file.exists()
-    with GatewayProcess(file.parent, data) as gateway, pytest.raises(ValueError, match="change its files instead"):
-        gateway.write_policy(text)
+    unstarted = GatewayProcess(file.parent, data)
+    with pytest.raises(ValueError, match="change its files instead"):
+        unstarted.write_policy(text)
+    unstarted.close()
 
 
 def test_a_changed_policy_is_reloaded(scripted_upstream: UpstreamProcess) -> None:

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from outrider.cli import main, place
 from outrider.cli.plain import safe, short
 from outrider.cli.reference import render
+from outrider.errors import Misconfigured
 
 ROOT = Path(__file__).resolve().parents[2]
 KILL = {
@@ -566,16 +567,16 @@ def test_run_hands_the_program_where_its_sidecar_is(
 
     class Adapters:
         @staticmethod
-        def main(agent: str, command: list[str]) -> int:
+        def run(command: list[str], agent: str) -> NoReturn:
             asked.append((agent, command, os.environ["OUTRIDER_URL"], os.environ["OUTRIDER_TOKEN_FILE"]))
-            return 7
+            raise Misconfigured("'python' is not a program on PATH.")
 
     monkeypatch.setitem(sys.modules, "outrider_adapters.run", Adapters)  # type: ignore[arg-type]
     monkeypatch.setenv("OUTRIDER_URL", "")
     monkeypatch.setenv("OUTRIDER_TOKEN_FILE", "")
     data = tmp_path / "outrider-data"
-    code, _, _ = run("run", "--agent", "ann", "--data", str(data), "--", "python", "agent.py", "--json")
-    assert code == 7
+    code, _, err = run("run", "--agent", "ann", "--data", str(data), "--", "python", "agent.py", "--json")
+    assert (code, err) == (1, "outrider: 'python' is not a program on PATH.\n")
     address = f"http://127.0.0.1:{sidecar.server_address[1]}"
     assert asked == [("ann", ["python", "agent.py", "--json"], address, str(data / "agent.token"))]
     assert run("run", "--agent", "x", "--")[0] == 2

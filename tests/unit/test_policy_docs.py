@@ -33,7 +33,7 @@ ENV = {"LEDGER_TOKEN": "sample", "DOCS_TOKEN": "sample"}
 def kind_of(described: dict[str, Any]) -> str:
     """What may be written for a key."""
     if "$ref" in described:
-        return "[keys]"
+        return "keys, see below"
     if "enum" in described:
         return ", ".join(f"`{word}`" for word in described["enum"])
     if "const" in described:
@@ -46,7 +46,7 @@ def kind_of(described: dict[str, Any]) -> str:
         return "rate"
     if described.get("type") == "array":
         inner = described["items"]
-        return "list of [keys]" if "$ref" in inner else f"list of {kind_of(inner)}"
+        return "list of keys" if "$ref" in inner else f"list of {kind_of(inner)}"
     names = {"string": "text", "integer": "number", "number": "number", "boolean": "`true`, `false`", "object": "map"}
     return names.get(described.get("type", ""), "any JSON") + bounds_of(described)
 
@@ -74,10 +74,11 @@ def default_of(described: dict[str, Any], required: bool) -> str:
 def table(name: str) -> str:
     section = SCHEMA["$defs"][name]
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for key, described in section["properties"].items():
+    required = section.get("required", [])
+    for key, described in sorted(section["properties"].items(), key=lambda item: item[0] not in required):
         target = SCHEMA["$defs"].get(described.get("$ref", "").rpartition("/")[2], {})
         meaning = described.get("description", target.get("description"))
-        default = default_of(described, key in section.get("required", []))
+        default = default_of(described, key in required)
         rows.append(f"| `{key}` | {kind_of(described)} | {default} | {meaning} |")
     return "\n".join(rows)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from outrider.cli.fault import CliError
 from outrider.cli.place import data_folder, listener_url
+from outrider.errors import Misconfigured
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str]) -> int:
-    """The program's exit code."""
+    """Does not return: the program takes this process over, with its id, its terminal and its signals."""
     given = parser().parse_args(words)
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
     if not command:
@@ -36,7 +37,11 @@ def main(words: list[str]) -> int:
     if given.data is not None or not os.environ.get("OUTRIDER_URL"):
         _point_to(given.data)
     adapters = importlib.import_module("outrider_adapters.run")
-    return int(adapters.main(given.agent, command))
+    try:
+        adapters.run(command, given.agent)
+    except Misconfigured as wrong:
+        raise CliError(str(wrong)) from None
+    raise AssertionError("the program takes this process over")
 
 
 def _point_to(data: Path | None) -> None:

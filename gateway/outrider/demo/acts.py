@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from outrider.demo import tasks
-from outrider.demo.measure import How, Pass
+from outrider.demo.measure import How, Pass, times
 from outrider.demo.processes import Sidecar
 from outrider.demo.stage import Stage
 from outrider.demo.summary import Kill, Story
@@ -20,8 +20,8 @@ from outrider.store import FILE
 
 KILL_AFTER = 5
 """How many refunds are let through before a person stops it."""
-AFTERMATH_S = 0.6
-"""How long it is watched that nothing begins any more: the time of four refunds."""
+AFTERMATH_S = 0.8
+"""How long it is watched that nothing begins any more: the time of three refunds."""
 
 
 async def play(stage: Stage, sidecar: Sidecar, control: Control, without: Pass, folder: Path) -> Story:
@@ -36,7 +36,7 @@ async def play(stage: Stage, sidecar: Sidecar, control: Control, without: Pass, 
     governed = await stage.measure()
     stage.view.act(
         "The ledger",
-        "The sidecar ends; its ledger is verified from the files alone, then once more with one word changed.",
+        "The sidecar ends. Its ledger is verified from the files alone; then a copy with one word changed.",
     )
     exit_code = await sidecar.end()
     report, tampered = await asyncio.to_thread(_verify_twice, sidecar.data, folder / "tampered")
@@ -46,7 +46,7 @@ async def play(stage: Stage, sidecar: Sidecar, control: Control, without: Pass, 
 
 async def _talk(stage: Stage, watch: Watch, task: Task) -> None:
     """A person asks, things happen, the agent answers."""
-    stage.view.asked(task.agent, task.prompt)
+    stage.view.asked(task)
     ending = await stage.do(task)
     await watch.catch_up()
     stage.view.answered(task.agent, ending.text, good=ending.how is How.ANSWERED)
@@ -64,20 +64,20 @@ async def _faults(stage: Stage, watch: Watch) -> None:
 async def _side_effects(stage: Stage, watch: Watch, control: Control) -> None:
     stage.view.act(
         "Side effects",
-        "Both services act and then drop the connection. Payments know idempotency keys, mail does not.",
+        "Both services act, then drop the connection. Payments know idempotency keys, mail does not.",
     )
     await _talk(stage, watch, tasks.CHARGE)
     await _talk(stage, watch, tasks.MAIL)
     unsure = watch.of("call.finished", tool="mail.send", code="outcome_unknown")[0]
     sent = (await stage.measure()).executed("mail 17")
-    body = {"as": "executed" if sent else "not_executed", "reason": f"the mail server's log: sent {sent} time(s)"}
+    body = {"as": "executed" if sent else "not_executed", "reason": f"the mail server's log: sent {times(sent)}"}
     await control.post(f"/v1/calls/{unsure['call_id']}/settle", body)
     await watch.catch_up()
 
 
 async def _dead_service(stage: Stage, watch: Watch) -> None:
-    stage.view.act("A dead service", "It is asked ten times: before, while and after it is dead.")
-    stage.view.asked(tasks.DESK, tasks.STOCK[0].prompt)
+    stage.view.act("A dead service", f"It is asked {len(tasks.STOCK)} times, while it is dead and afterwards.")
+    stage.view.asked(tasks.STOCK[0])
     await stage.do_stock()
     await watch.catch_up()
     answered = sum(stage.endings[task.id].how is How.ANSWERED for task in tasks.STOCK)
@@ -92,7 +92,7 @@ async def _rule(stage: Stage, watch: Watch) -> None:
 async def _kill_switch(stage: Stage, watch: Watch, control: Control) -> Kill:
     view, night = stage.view, stage.night
     view.act("A kill switch", "night-shift has gone wild and makes one refund after the other, in its own process.")
-    view.asked(tasks.NIGHT_SHIFT, tasks.WILD.prompt)
+    view.asked(tasks.WILD)
     wild = asyncio.create_task(stage.do(tasks.WILD))
     await night.until(lambda: night.ran.count("refund") >= KILL_AFTER, f"the refund number {KILL_AFTER}")
     view.command("outrider kill agent:night-shift --reason 'refunds without end'")
@@ -106,7 +106,10 @@ async def _kill_switch(stage: Stage, watch: Watch, control: Control) -> Kill:
     await _talk(stage, watch, tasks.AGAIN)
     await asyncio.sleep(AFTERMATH_S)
     kill.refunds_later = night.ran.count("refund")
-    view.say(f"Refunds made: {kill.refunds_later} of {tasks.REFUNDS}. None since the kill; desk works on.")
+    view.verdict(
+        kill.refunds_later <= kill.refunds_when_stopped,
+        f"{kill.refunds_later} refunds of {tasks.REFUNDS} were begun, none since the kill",
+    )
     return kill
 
 

@@ -75,3 +75,8 @@ class Pass:
             "refunds": self.in_process("refund"),
             "requests_sent_to_the_dead_service": self.sent_to_the_dead,
         }
+
+
+def times(count: int) -> str:
+    """In words."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -138,5 +138,5 @@ def _degraded(call: _Call, record: Record) -> Line | None:
     instead = record.get("data", {}).get("degraded_by")
     if not instead:
         return None
-    why = "" if call.attempts else "the breaker is open, nothing was sent; "
+    why = "" if call.attempts else "breaker open, nothing sent; "
     return Line(call.agent, call.tool, "aside", f"{why}{instead} answers instead")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from outrider import clock
 from outrider.demo import acts, tasks
-from outrider.demo.measure import How, Pass
+from outrider.demo.measure import How, Pass, times
 from outrider.demo.processes import Server, Sidecar
 from outrider.demo.stage import Stage
 from outrider.demo.summary import Story, check
@@ -48,7 +48,10 @@ async def tell(view: View, folder: Path) -> Story:
 async def _without(stage: Stage) -> Pass:
     """All tasks beside each other, because nobody need follow them."""
     view = stage.view
-    view.act("Without Outrider", "Plain LangGraph on the tasks that follow, with the faults that follow: the measure.")
+    view.act(
+        "Without Outrider",
+        "Plain LangGraph, first, for comparison: the same agents, tasks and faults as in the acts below.",
+    )
     view.foot("two agents at work without Outrider")
     await asyncio.gather(
         *(stage.do(task) for task in (tasks.ORDER, tasks.SALE, tasks.RATE, tasks.CHARGE, tasks.MAIL, tasks.LETTER)),
@@ -66,15 +69,11 @@ def _show(view: View, measured: Pass) -> None:
     crashed = sum(measured.endings[task.id].how is How.CRASHED for task in tasks.STOCK)
     told = (
         *((task, measured.endings[task.id].text) for task in (tasks.ORDER, tasks.SALE, tasks.REPORT, tasks.RATE)),
-        (tasks.CHARGE, f"and the card was charged {_times(measured.executed('charge 17'))}"),
-        (tasks.MAIL, f"and the mail was sent {_times(measured.executed('mail 17'))}"),
+        (tasks.CHARGE, f"and the card was charged {times(measured.executed('charge 17'))}"),
+        (tasks.MAIL, f"and the mail was sent {times(measured.executed('mail 17'))}"),
         (tasks.LETTER, f"and customers deleted: {measured.in_process('delete_customer')}"),
         (tasks.STOCK[0], f"{crashed} of {len(tasks.STOCK)} such questions crashed"),
         (tasks.WILD, f"after {measured.in_process('refund')} refunds; nothing could stop it but ending its process"),
     )
     for task, text in told:
         view.ending(task, measured.endings[task.id], text)
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -26,7 +26,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Story:
-    """All that was seen. ``records`` is the ledger; ``tampered`` is what verify said of a copy with one word changed."""
+    """What was seen. ``records`` is the ledger; ``tampered`` is what verify says of a copy with one word changed."""
 
     without: Pass
     governed: Pass
@@ -71,6 +71,10 @@ class Ledger:
     def fates(self, tool: str, number: int = 0) -> list[str]:
         """How those attempts went: ``ok``, or the reason of the failure."""
         return [record.get("failure") or record["outcome"] for record in self.attempts(tool, number)]
+
+    def degraded(self) -> list[Record]:
+        """The ends of the calls that a fallback answered."""
+        return [record for record in self.of("call.finished") if record.get("data", {}).get("degraded_by")]
 
     def pauses_s(self, tool: str) -> list[float]:
         """The waits between the attempts of the first call of a tool, from an end to the next start."""
@@ -146,12 +150,8 @@ def _breaker(story: Story, ledger: Ledger) -> Answer:
 
 def _stock_answered(story: Story, ledger: Ledger) -> Answer:
     endings = [story.governed.endings[task.id].how for task in tasks.STOCK]
-    degraded = [end for end in ledger.of("call.finished", tool="stock.count") if _degraded_by(end)]
-    return set(endings) == {How.ANSWERED} and bool(degraded), f"{endings.count(How.ANSWERED)}, {len(degraded)} degraded"
-
-
-def _degraded_by(end: Record) -> Any:
-    return end.get("data", {}).get("degraded_by")
+    degraded = ledger.degraded()
+    return set(endings) == {How.ANSWERED} and bool(degraded), (len(endings), len(degraded))
 
 
 def _dead_spared(story: Story, ledger: Ledger) -> Answer:
@@ -185,6 +185,13 @@ def _receipt(story: Story, ledger: Ledger) -> Answer:
     named = [call["call_id"] for call in receipt["calls"]]
     known = {record["call_id"] for record in ledger.of("call.received", tool="local.refund")}
     return bool(named) and set(named) <= known and sum(receipt["counts"].values()) == len(named), receipt["counts"]
+
+
+def _learnt_later(story: Story, ledger: Ledger) -> Answer:
+    unknown = [call["call_id"] for call in story.kill.receipt["calls"] if call["result"] == "unknown"]
+    settled = {record["call_id"]: record["outcome"] for record in ledger.of("attempt.settled")}
+    found = [settled.get(call_id, "") for call_id in unknown]
+    return set(found) <= {"ok"}, found
 
 
 def _still_killed(story: Story, ledger: Ledger) -> Answer:
@@ -237,6 +244,7 @@ CLAIMS: tuple[tuple[str, Callable[[Story, Ledger], Answer]], ...] = (
     ("the kill switch stopped the running agent", _killed),
     ("nothing of that agent began after the kill", _nothing_after),
     ("the receipt names the calls that were under way", _receipt),
+    ("what became of the interrupted function was learnt afterwards", _learnt_later),
     ("the killed agent stays killed", _still_killed),
     ("the other agent works on", _other_works),
     ("every attempt that started has exactly one end", _one_end),
@@ -254,6 +262,7 @@ def as_dict(story: Story) -> dict[str, Any]:
         "took_s": round(story.took_s, 1),
         "without_outrider": story.without.as_dict(),
         "with_outrider": story.governed.as_dict(),
+        "answered_by_the_fallback": len(Ledger(story.records).degraded()),
         "breaker": list(story.breakers.get("stock", [])),
         "kill": story.kill.receipt,
         "ledger": {
@@ -275,11 +284,15 @@ def rows(story: Story) -> list[tuple[str, str, str]]:
         return what, str(number(before)), str(number(after))
 
     return [
-        ("tasks completed", f"{before.how_many(How.ANSWERED)} of {given}", f"{after.how_many(How.ANSWERED)} of {given}"),
+        (
+            "tasks completed",
+            f"{before.how_many(How.ANSWERED)} of {given}",
+            f"{after.how_many(How.ANSWERED)} of {given}",
+        ),
+        ("  of them by the fallback", "0", str(len(Ledger(story.records).degraded()))),
         row("  crashed by a tool's error", lambda one: one.how_many(How.CRASHED)),
         row("  stuck for ever", lambda one: one.how_many(How.STUCK)),
         row("  left to a person", lambda one: one.how_many(How.GAVE_UP)),
-        row("  stopped by the kill switch", lambda one: one.how_many(How.STOPPED)),
         row("writes executed twice", lambda one: one.writes_repeated),
         row("writes lost", lambda one: one.writes_lost),
         row("customers deleted because a letter said so", lambda one: one.in_process("delete_customer")),

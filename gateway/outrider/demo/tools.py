@@ -19,7 +19,7 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 SHOP_URL = "SHOP_URL"
 """The environment variable with the address of the tool server."""
-REFUND_S = 0.15
+REFUND_S = 0.25
 
 _lock = threading.Lock()
 

@@ -6,6 +6,7 @@ On a terminal the foot is live and there is colour; elsewhere the same text come
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -25,16 +26,19 @@ from outrider.demo.tasks import Task
 
 WIDTH = 100
 """No line is wider, however wide the terminal; where there is none, this is its width."""
-AGENT_WIDTH = 11
-TOOL_WIDTH = 17
+MARGIN = 3
+WHO_WIDTH = 12
+TOOL_WIDTH = 21
 PROMPT_WIDTH = 28
+HOW_WIDTH = 10
+MAX_WORDS = 150
 MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "stop": ("■", "bold magenta"), "aside": ("→", "cyan")}
-
 BREAKER_TEXTS = {
-    "open": "breaker OPENS: the service is spared, calls fail fast or fall back",
+    "open": "breaker OPENS: the service is spared, calls fall back at once",
     "half_open": "breaker half open: the next call is a probe",
     "closed": "breaker CLOSES: the service is back",
 }
+_ID = re.compile(r"\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
 
 class View:
@@ -47,7 +51,7 @@ class View:
             reconfigure(errors="replace")  # a terminal without these characters still shows the words
         self._console = Console(file=stream, highlight=False)
         if not self._console.is_terminal:
-            self._console.width = int(os.environ.get("COLUMNS", WIDTH))
+            self._console.width = int(os.environ.get("COLUMNS", "") or WIDTH)
         self._console.width = min(WIDTH, self._console.width)
         self._foot = Live(Text(""), console=self._console, transient=True, refresh_per_second=10)
         self._acts = 0
@@ -65,87 +69,82 @@ class View:
     def foot(self, text: str) -> None:
         """What stands below everything until the next word; nothing where there is no terminal."""
         if self._console.is_terminal:
-            self._foot.update(Text(f"  {text}", style="dim", no_wrap=True, overflow="ellipsis"))
+            self._foot.update(Text(f"{' ' * MARGIN}{text}", style="dim", no_wrap=True, overflow="ellipsis"))
+
+    # ── the frame ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def title(self, title: str, text: str) -> None:
         """The head of it all."""
-        self._print(Text(title, style="bold"))
-        self._print(Text(text, style="dim"))
+        self._console.print(Text(title, style="bold"))
+        self._console.print(Text(text, style="dim"))
 
     def act(self, title: str, text: str) -> None:
         """A new act, with what it is about."""
         self._acts += 1
-        self._print(Text(""))
-        self._print(Text(f"{self._acts}. {title}", style="bold"))
-        self._print(Text(f"   {text}", style="dim"))
+        self._console.print()
+        self._console.print(Text(f"{self._acts}. {title}", style="bold"))
+        self._row((Text(text, style="dim"), None))
 
-    def say(self, text: str, style: str = "") -> None:
-        """A sentence between the lines."""
-        self._print(Text(f"   {text}", style=style))
+    def failed(self, text: str) -> None:
+        """It did not go as it should."""
+        self._console.print()
+        self._console.print(Text(text, style="bold red"))
 
-    def asked(self, agent: str, words: str) -> None:
-        """A person asks an agent."""
-        self._print(Text.assemble("   ", (f"{agent:<{AGENT_WIDTH}}", "bold"), (f"« {words} »", "italic")))
-
-    def answered(self, agent: str, words: str, *, good: bool = True) -> None:
-        """The agent's last word."""
-        mark = "⇒"
-        style = "green" if good else "yellow"
-        self._print(Text.assemble("   ", (f"{agent:<{AGENT_WIDTH}}", "bold"), (f"{mark} {words}", style)))
-
-    def line(self, line: Line) -> None:
-        """One thing that happened."""
-        mark, style = MARKS[line.mark]
-        self._print(
-            Text.assemble(
-                "   ",
-                " " * AGENT_WIDTH,
-                (f"{line.tool:<{TOOL_WIDTH}} " if line.tool else "", "cyan"),
-                (f"{mark} ", style),
-                (line.text, style if line.mark == "stop" else ""),
-            )
-        )
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def ending(self, task: Task, ending: Ending, text: str) -> None:
         """How a task ended that was not followed."""
         style = "green" if ending.how is How.ANSWERED else "red"
-        words = f"{task.prompt.partition(' (')[0]:<{PROMPT_WIDTH}}"[:PROMPT_WIDTH]
-        self._print(
-            Text.assemble(
-                "   ", (f"{task.agent:<{AGENT_WIDTH}}", "bold"), words, " ", (f"{ending.how.value:<10}", style), text
-            )
-        )
+        prompt = Text(task.prompt, no_wrap=True, overflow="ellipsis")
+        how = Text(ending.how.value, style)
+        self._row((_who(task.agent), WHO_WIDTH), (prompt, PROMPT_WIDTH), (how, HOW_WIDTH), (Text(text), None))
 
-    def command(self, text: str) -> None:
-        """What a person types, or could."""
-        self._print(Text.assemble("   ", ("$ ", "dim"), (text, "bold")))
+    def asked(self, task: Task) -> None:
+        """A person asks an agent; beside it, what will go wrong."""
+        fault = f"  ({task.fault})" if task.fault else ""
+        self._row((_who(task.agent), WHO_WIDTH), (Text.assemble(f"“{task.prompt}”", (fault, "dim")), None))
 
-    def receipt(self, receipt: Mapping[str, Any]) -> None:
-        """What a kill did."""
-        counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in receipt["counts"].items() if count)
-        self.say(
-            f"receipt     {receipt['scope']} stopped in {receipt['took_ms']:.0f} ms; under way: {counts or 'none'}"
-        )
-        for call in receipt["calls"]:
-            self.say(f"            {call['tool']} of {call['agent']}: {call['result'].replace('_', ' ')}")
+    def line(self, line: Line) -> None:
+        """One thing that happened."""
+        mark, style = MARKS[line.mark]
+        words = Text(line.text, style if line.mark == "stop" else "")
+        tool = ((Text(line.tool, "cyan"), TOOL_WIDTH),) if line.tool else ()
+        self._row((Text(""), WHO_WIDTH), *tool, (Text(mark, style), 1), (words, None))
 
-    def verdict(self, good: bool, text: str) -> None:
-        """Something was checked."""
-        mark, style = MARKS["good" if good else "bad"]
-        self._print(Text.assemble("   ", (f"{mark} ", style), text))
+    def answered(self, agent: str, words: str, *, good: bool = True) -> None:
+        """The agent's last word."""
+        style = "green" if good else "yellow"
+        self._row((_who(agent), WHO_WIDTH), (Text("⇒", style), 1), (Text(_short(words), style), None))
 
     def breaker(self, key: str, state: str) -> None:
         """A breaker changed its state."""
         self.line(Line("", key, "stop" if state == "open" else "aside", BREAKER_TEXTS.get(state, state)))
 
-    def failed(self, text: str) -> None:
-        """It did not go as it should."""
-        self._print(Text(""))
-        self._print(Text(text, style="bold red"))
+    def command(self, text: str) -> None:
+        """What a person types, or could."""
+        self._row((Text.assemble(("$ ", "dim"), (text, "bold")), None))
+
+    def receipt(self, receipt: Mapping[str, Any]) -> None:
+        """What a kill did."""
+        counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in receipt["counts"].items() if count)
+        text = f"{receipt['scope']} stopped in {receipt['took_ms']:.0f} ms; under way: {counts or 'nothing'}"
+        self._row((Text("receipt", "bold"), WHO_WIDTH), (Text(text), None))
+        for call in receipt["calls"]:
+            text = f"{call['tool']} of {call['agent']}: {call['result'].replace('_', ' ')}"
+            if call["result"] == "unknown":
+                text += " (it had begun, and a function that runs cannot be stopped)"
+            self._row((Text(""), WHO_WIDTH), (Text(text), None))
+
+    def verdict(self, good: bool, text: str) -> None:
+        """Something was checked."""
+        mark, style = MARKS["good" if good else "bad"]
+        self._row((Text(mark, style), 1), (Text(text), None))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def finale(self, story: Story) -> None:
         """The comparison, and whether everything happened as told."""
-        self.act("What would have failed", "The same agents, tasks and faults, counted.")
+        self.act("What would have failed", "The same agents, the same tasks, the same faults; counted, not estimated.")
         self._foot.stop()
         self._table(summary.rows(story))
         false = [claim for claim in story.claims if not claim.true]
@@ -156,15 +155,30 @@ class View:
             self.verdict(True, f"{text} {story.took_s:.0f} s.")
 
     def _table(self, rows: Sequence[tuple[str, str, str]]) -> None:
-        """The comparison: what, without, with."""
-        table = Table(box=SIMPLE, show_edge=False, pad_edge=True)
+        table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
         table.add_column("")
         table.add_column("without Outrider", justify="right", style="red")
         table.add_column("with Outrider", justify="right", style="green")
         for row in rows:
             table.add_row(*row)
-        self._console.print(table)
+        self._row((table, None))
+        self._console.print()
 
-    def _print(self, text: Text) -> None:
-        text.overflow = "fold"
-        self._console.print(text, soft_wrap=False)
+    def _row(self, *cells: tuple[Text | Table, int | None]) -> None:
+        """Columns beside each other, the last one wrapped inside itself. A cell is what it shows, and its width."""
+        grid = Table.grid(padding=(0, 1, 0, 0), expand=False)
+        grid.add_column(width=MARGIN - 1)
+        for _, width in cells:
+            grid.add_column(width=width, overflow="fold")
+        grid.add_row("", *(shown for shown, _ in cells))
+        self._console.print(grid)
+
+
+def _who(agent: str) -> Text:
+    return Text(agent, style="bold")
+
+
+def _short(words: str) -> str:
+    """Ids cut to their first part, and the whole to about two lines."""
+    clear = _ID.sub(r"\1…", words)
+    return clear if len(clear) <= MAX_WORDS else clear[: MAX_WORDS - 1].rstrip() + "…"

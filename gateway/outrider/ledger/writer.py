@@ -273,12 +273,12 @@ class Ledger:
 
     def _drop(self, entries: list[Entry], error: BadMutation) -> None:
         """One entry's mutations cannot be applied: it fails, the others are tried again without it."""
-        bad = entries.pop(error.index)
+        bad = entries[error.index]
         _fail(bad.future, error.__cause__ if isinstance(error.__cause__, Exception) else error)
         self._requeue(entries)
 
     def _requeue(self, entries: list[Entry]) -> None:
-        self._pending.extendleft(entries)
+        self._pending.extendleft(reversed(entries))
         self._pending_bytes += sum(entry.size for entry in entries)
 
     # ── trouble ──────────────────────────────────────────────────────────────────────────────────────────────────

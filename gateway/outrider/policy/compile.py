@@ -17,6 +17,7 @@ from outrider.policy.draft import Draft, Item
 from outrider.policy.layers import Keys, Layers, Leaf, Leaves, leaves_of, merged
 from outrider.policy.patterns import MAX_NAME, is_operation
 from outrider.policy.references import Resolver
+from outrider.policy.schema_upstreams import Probe, RateLimit
 
 T = TypeVar("T")
 Table = Mapping[Keys, str]
@@ -126,7 +127,7 @@ def domain_settings(leaves: Leaves) -> plans.DomainSettings:
     )
 
 
-def _rate_limit(limit: schema.RateLimit) -> plans.RateLimit:
+def _rate_limit(limit: RateLimit) -> plans.RateLimit:
     burst = limit.said().get("burst", max(1, math.ceil(limit.rate)))
     return plans.RateLimit(limit.rate, burst, limit.on_limit)
 
@@ -146,7 +147,7 @@ def upstreams(made: Draft, resolver: Resolver) -> dict[str, plans.Upstream]:
     return found
 
 
-def _probe(probe: schema.Probe | None) -> plans.Probe | None:
+def _probe(probe: Probe | None) -> plans.Probe | None:
     if probe is None:
         return None
     said = probe.said()

@@ -12,7 +12,7 @@ from outrider.policy.compile import LOCAL, domain_leaves
 from outrider.policy.draft import Draft, Item
 from outrider.policy.layers import Keys, Layers, Leaf
 from outrider.policy.references import looks_secret
-from outrider.policy.schema import Upstream
+from outrider.policy.schema_upstreams import Upstream
 from outrider.policy.units import format_duration
 
 _BRACES = re.compile(r"\{([^{}]*)\}")

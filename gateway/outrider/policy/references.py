@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from outrider.policy import plans
 from outrider.policy.draft import Draft, Item
-from outrider.policy.schema import HttpUpstream, Upstream
+from outrider.policy.schema_upstreams import HttpUpstream, Upstream
 
 MAX_SECRET_BYTES = 64 * 1024
 
