@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -133,15 +133,16 @@ def weight(value: Any, budget: int) -> int:
             continue
         if kind is str or isinstance(one, (str, bytes, bytearray)):
             total += len(one)
-        elif kind is dict or isinstance(one, Mapping):
-            total += len(one) * NODE_BYTES
-            if total <= budget:
-                stack.extend(one.values())
-        elif isinstance(one, CONTAINERS):
-            total += len(one) * NODE_BYTES
-            if total <= budget:
-                stack.extend(one)
+            continue
+        members = one if isinstance(one, CONTAINERS) else _values(one)
+        total += len(members) * NODE_BYTES
+        if total <= budget:
+            stack.extend(members)
     return total
+
+
+def _values(value: Any) -> Collection[Any]:
+    return value.values() if type(value) is dict or isinstance(value, Mapping) else ()
 
 
 def is_small(value: Any) -> bool:

@@ -400,6 +400,19 @@ async def test_a_process_that_is_back_goes_on_as_if_nothing_happened(world: Worl
     assert (await task).value == "ok" and len(world.far.sent(Execute)) == 1
 
 
+async def test_a_process_that_is_back_is_aborted_like_any_other(world: World) -> None:
+    """A reconnection leaves nothing behind that would change what a kill does."""
+    attempt = world.attempt()
+    task = await world.send(attempt)
+    world.lose()
+    world.back(running={("c1", 1)})
+    stopping = asyncio.create_task(world.interrupt(task, attempt))
+    await asyncio.sleep(0.1)
+    assert world.far.sent(Abort) == [Abort("c1", 1, "killed")]
+    world.local.aborted(world.far, Aborted("c1", 1, "not_started"))
+    assert (await stopping).kind is NOT_EXECUTED
+
+
 async def test_what_ended_meanwhile_is_told_by_hello(world: World) -> None:
     """``unacked`` carries the end; the second telling is acked like the first."""
     task = await world.send(world.attempt())

@@ -59,7 +59,7 @@ def _perform(view: View, json: bool) -> int:
     except Unexpected as fault:
         view.failed(f"The demonstration could not go on. {fault}")
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         view.failed("Interrupted; everything that was started has been ended.")
         return INTERRUPTED
     view.finale(story)
@@ -69,18 +69,22 @@ def _perform(view: View, json: bool) -> int:
 
 
 def _run(view: View) -> Story:
-    """In a folder that is gone afterwards. Raises Unexpected, and KeyboardInterrupt or CancelledError."""
+    """In a folder that is gone afterwards. Raises Unexpected, and CancelledError when interrupted."""
     with tempfile.TemporaryDirectory(prefix="outrider-demo-") as folder, asyncio.Runner() as runner:
         return runner.run(_interruptible(view, Path(folder)))
 
 
 async def _interruptible(view: View, folder: Path) -> Story:
-    """An end from outside ends the processes too."""
+    """The first end from outside ends the processes too, in order; an impatient second one does not disturb that."""
     from outrider.demo.story import tell
 
-    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+    stops = iter((task.cancel,))
+
+    def stop() -> None:
+        next(stops, lambda: False)()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     return await tell(view, folder)

@@ -91,7 +91,7 @@ STOCK = tuple(
     Task(
         f"stock-{n}",
         DESK,
-        "How many lamps are left?" + " Please." * (n - 1),
+        f"How many lamps are left? ({n})",
         "dead for a while",
         (Step("stock_count", {"item": "lamp", "asked": n}),),
     )

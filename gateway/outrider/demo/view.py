@@ -34,7 +34,7 @@ HOW_WIDTH = 10
 MAX_WORDS = 150
 MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "stop": ("■", "bold magenta"), "aside": ("→", "cyan")}
 BREAKER_TEXTS = {
-    "open": "breaker OPENS: the service is spared, calls fall back at once",
+    "open": "breaker OPENS: the service is spared, calls fall back",
     "half_open": "breaker half open: the next call is a probe",
     "closed": "breaker CLOSES: the service is back",
 }
@@ -171,7 +171,13 @@ class View:
         for _, width in cells:
             grid.add_column(width=width, overflow="fold")
         grid.add_row("", *(shown for shown, _ in cells))
-        self._console.print(grid)
+        if self._console.is_terminal:
+            self._console.print(grid)
+            return
+        with self._console.capture() as padded:
+            self._console.print(grid)
+        self._console.file.write("".join(f"{line.rstrip()}\n" for line in padded.get().splitlines()))
+        self._console.file.flush()
 
 
 def _who(agent: str) -> Text:

@@ -83,17 +83,17 @@ class Watch:
             await self._look()
 
     async def _look(self) -> None:
+        shown = await self._control.get("/v1/upstreams")  # first, so that a breaker moves after what moved it
         page = await self._control.get(f"/v1/ledger?after={len(self.records)}&limit={PAGE}")
         for record in page["records"]:
             self.records.append(record)
             line = self._narrator.hear(record)
             if line is not None:
                 self._view.line(line)
-        await self._look_at_breakers()
+        self._look_at_breakers(shown)
         self._view.foot(self._state())
 
-    async def _look_at_breakers(self) -> None:
-        shown = await self._control.get("/v1/upstreams")
+    def _look_at_breakers(self, shown: Mapping[str, Any]) -> None:
         domains = [domain for upstream in shown["upstreams"] for domain in upstream["domains"]]
         for key, state in ((domain["key"], domain["breaker"]["state"]) for domain in domains):
             states = self.breakers.setdefault(key, ["closed"])

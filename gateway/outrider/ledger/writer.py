@@ -273,7 +273,7 @@ class Ledger:
 
     def _drop(self, entries: list[Entry], error: BadMutation) -> None:
         """One entry's mutations cannot be applied: it fails, the others are tried again without it."""
-        bad = entries[error.index]
+        bad = entries.pop(error.index)
         _fail(bad.future, error.__cause__ if isinstance(error.__cause__, Exception) else error)
         self._requeue(entries)
 

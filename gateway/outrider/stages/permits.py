@@ -36,7 +36,7 @@ class Permits:
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         domain = flight.domain
         assert domain is not None
-        permit = self._take(domain) or await self._wait(flight, domain)
+        permit = self._take(flight, domain) or await self._wait(flight, domain)
         if isinstance(permit, Outcome):
             return permit
         outcome: Outcome | None = None
@@ -51,14 +51,14 @@ class Permits:
             elif outcome is not None and outcome.failure is not None and outcome.failure.retry_after_s is not None:
                 domain.drain(now, outcome.failure.retry_after_s)
 
-    def _take(self, domain: Domain) -> Permit | Outcome | None:
+    def _take(self, flight: Flight, domain: Domain) -> Permit | Outcome | None:
         """The permit, a refusal, or None: the rate limits say wait."""
         now = clock.monotonic()
         if domain.rate_rejects(now):
             return _rate_limited(domain, domain.rate_wait_s(now))
         if domain.rate_wait_s(now) > 0:
             return None
-        permit = domain.breaker.acquire(now)
+        permit = domain.breaker.acquire(now, _within_s(flight))
         if not isinstance(permit, Permit):
             detail = f"The circuit breaker of '{domain.key}' is open after failures; nothing was sent."
             return Outcome(
@@ -85,9 +85,15 @@ class Permits:
                 await asyncio.sleep(wait_s)
             if flight.verdict is not None:
                 return flight.verdict.refusal(STAGE)
-            taken = self._take(domain)
+            taken = self._take(flight, domain)
             if taken is not None:
                 return taken
+
+
+def _within_s(flight: Flight) -> float:
+    """How long an attempt of this call may take: a half-open breaker waits that long for its probe's verdict."""
+    assert flight.plan is not None
+    return flight.plan.timeouts.per_try_s
 
 
 def _never_tried(outcome: Outcome) -> bool:

@@ -21,6 +21,8 @@ STAGE = "retry"
 MIN_ATTEMPT_S = 0.1
 """An attempt with less time than this left is not begun: it would only be cut short."""
 
+SPENT = "the retry budget of this upstream is spent"
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -132,11 +134,14 @@ class Retry:
                 return final(outcome, flight, GiveUp("stopped"))
             reservation = domain.budget.reserve(now)
             if reservation is None:
-                return final(outcome, flight, GiveUp("the retry budget of this upstream is spent"))
-            if not await self._back_off(flight, step.delay_s):
-                reservation.cancel()
-                return final(outcome, flight, GiveUp("stopped"))
-            reservation.start(clock.monotonic())
+                return final(outcome, flight, GiveUp(SPENT))
+            try:
+                awake = await self._back_off(flight, step.delay_s)
+                granted = awake and reservation.start(clock.monotonic())
+            finally:
+                reservation.cancel()  # nothing to give back once it was started
+            if not granted:
+                return final(outcome, flight, GiveUp("stopped" if not awake else SPENT))
 
     async def _back_off(self, flight: Flight, wait_s: float) -> bool:
         """Sleep; False when a verdict ended it."""
