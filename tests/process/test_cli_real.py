@@ -42,11 +42,20 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def upstream() -> Iterator[UpstreamProcess]:
-    script = {"/healthz": [respond(200)], "/get_balance": [respond(json={"balance": 7})], "/out": [hold(json="paid")]}
-    with UpstreamProcess(script) as running:
+@pytest.fixture(scope="module")
+def tool_server() -> Iterator[UpstreamProcess]:
+    with UpstreamProcess() as running:
         yield running
+
+
+@pytest.fixture
+def upstream(tool_server: UpstreamProcess) -> UpstreamProcess:
+    """The same process for all, as new for each."""
+    tool_server.replace_script(
+        {"/healthz": [respond(200)], "/get_balance": [respond(json={"balance": 7})], "/out": [hold(json="paid")]}
+    )
+    tool_server.clear()
+    return tool_server
 
 
 @pytest.fixture
@@ -160,17 +169,22 @@ def test_the_file_stops_everything_within_a_second_calls_in_flight_too(
 
 
 def test_a_kill_takes_effect_while_the_database_is_locked_and_is_written_once_it_is_not(
-    gateway: GatewayProcess, run: Run
+    gateway: GatewayProcess, upstream: UpstreamProcess, run: Run
 ) -> None:
     """In force at once, honest about the disk, durable in the end."""
+    answers: list[tuple[int, Any]] = []
+    late = threading.Thread(target=lambda: answers.append(gateway.call("pay.get_balance")), daemon=True)
     with contextlib.closing(sqlite3.connect(gateway.data / "outrider.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         code, out, err = run("kill", "global", "--json")
         assert code == 0
         assert json.loads(out)["durable"] is False
         assert err.startswith("Warning: the kill is in force and not yet on disk")
-        assert gateway.call("pay.get_balance")[1]["code"] == "killed"
+        late.start()
+        time.sleep(0.3)
         other.execute("ROLLBACK")
+    late.join(PATIENCE_S)
+    assert (answers[0][1]["code"], upstream.count("/get_balance")) == ("killed", 0)
     wait_until(lambda: json.loads(run("kills", "ls", "--json")[1])[0]["durable"])
     gateway.kill9()
     gateway.start()

@@ -280,7 +280,7 @@ async def test_a_lift_on_a_disk_that_hangs_answers_in_time_and_happens_when_it_i
     board = await board_on(ledger)
     kill = await board.engage("global", "test")
     ledger.mode = "hang"
-    with pytest.raises(Refused, match="The kill stays until it does, and is lifted then"):
+    with pytest.raises(Refused, match="The kill stays until its end is written"):
         await board.lift(kill.id, "over")
     assert board.match(a_call()) is not None
     ledger.mend()

@@ -261,7 +261,9 @@ class KillBoard:
         lifting = self._lift(kill_id, _cut(reason), _cut(by) or "unknown")
         done, _ = await asyncio.wait({lifting}, timeout=LIFT_WAIT_S)
         if not done:
-            raise _stays("The ledger does not answer. The kill stays until it does, and is lifted then.")
+            raise _stays(
+                "The ledger does not answer yet. The kill stays until its end is written; see `outrider kills ls`."
+            )
         return lifting.result()
 
     def _lift(self, kill_id: str, reason: str, by: str) -> asyncio.Task[Kill]:
