@@ -28,7 +28,8 @@ class _Roots(BaseCallbackHandler):
     def __init__(self) -> None:
         self.on = False
         self._lock = threading.Lock()
-        self._roots: OrderedDict[UUID, UUID] = OrderedDict()
+        self._roots: dict[UUID, UUID] = {}
+        self._members: OrderedDict[UUID, set[UUID]] = OrderedDict()  # root → what is under way in it
 
     def root_of(self, run_id: UUID) -> UUID:
         """Itself, where it began before anyone watched."""
@@ -43,12 +44,26 @@ class _Roots(BaseCallbackHandler):
         if not self.on:
             return
         with self._lock:
-            self._roots[run_id] = run_id if parent is None else self._roots.get(parent, parent)
+            root = run_id if parent is None else self._roots.get(parent, parent)
+            self._roots[run_id] = root
+            self._members.setdefault(root, set()).add(run_id)
             if len(self._roots) > MAX_LIVE:
-                self._roots.popitem(last=False)
+                self._forget(next(iter(self._members)))
 
     def _ended(self, run_id: UUID) -> None:
-        self._roots.pop(run_id, None)
+        """A cancelled tool's end is never told; the end of its root sweeps it away."""
+        with self._lock:
+            root = self._roots.pop(run_id, None)
+            if root is None:
+                return
+            members = self._members.get(root, set())
+            members.discard(run_id)
+            if root == run_id or not members:
+                self._forget(root)
+
+    def _forget(self, root: UUID) -> None:
+        for member in self._members.pop(root, ()):
+            self._roots.pop(member, None)
 
     def on_chain_start(
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **_: Any

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from outrider.ledger.query import tail
-from outrider.ledger.record import EventType
+from outrider.ledger.record import STARTS, EventType
 from outrider.ledger.verify import verify
 from outrider.ledger.writer import Ledger, LedgerUnavailable
 from outrider.policy.plans import LedgerSettings
@@ -49,6 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting: dict[int, asyncio.Future[int]] = {}
         self.acknowledged: dict[int, int] = {}  # number of the append → number of the record
         self.failed: set[int] = set()
+        self.starts: set[int] = set()
         self.other: sqlite3.Connection | None = None  # another program, in a transaction of its own
         self.disk: FullDisk | None = None
         self.start()
@@ -81,6 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         async def go() -> None:
             for kind, call, n, durable, linger, args, mutations in specs:
                 self.number += 1
+                self.starts |= {self.number} if kind in STARTS else set()
                 self.waiting[self.number] = self.ledger.append(
                     event(kind, call, n, caller_ref=str(self.number)),
                     durable=durable, linger=linger, args=ARGS[args], mutations=MUTATIONS[mutations],
@@ -180,6 +182,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.failed & set(written.values())
         order = [written[seq] for seq in sorted(written)]
         assert order == sorted(set(order)), "the order of the appends, none twice"
+
+    @invariant()
+    def nothing_waits_to_begin(self) -> None:
+        """While it cannot be written, only ends are kept for later."""
+        self.collect()
+        if not self.ledger.healthy and not self.ledger._busy:
+            assert not self.starts & set(self.waiting)
 
     @invariant()
     def it_verifies(self) -> None:

@@ -161,13 +161,13 @@ def test_without_a_sidecar_a_program_ends_as_fast_as_it_would(gateway: GatewaySe
     gateway.stop()
     code = """
         import time
-        from outrider_adapters import langgraph
-        langgraph.install(agent="lonely")
+        from outrider_adapters import environment, process
+        process.configure(environment.read(), "a test", "python", "3")
         began = time.monotonic()
-        import atexit
-        atexit.register(lambda: print(time.monotonic() - began))
+        process.close()
+        print(time.monotonic() - began)
     """
-    finish(start(gateway, code))
+    assert float(finish(start(gateway, code))) < 2.5
     gateway.start()
 
 

@@ -600,6 +600,32 @@ async def test_an_end_that_nobody_here_remembers_is_asked_of_the_ledger_and_acke
     assert acked(world) == [("forgotten", 3)]
 
 
+async def test_an_end_that_is_told_again_after_its_ack_was_lost_is_acked_again(world: World) -> None:
+    """It is durable, and nothing new: the ledger is not troubled. So many are remembered, and no more."""
+    task = await world.send(world.attempt())
+    world.local.finished(world.far, Finished("c1", 1))
+    await task
+    world.local.recorded("c1", 1)
+    world.lose()
+    world.back(unacked=(Finished("c1", 1),))
+    await asyncio.sleep(1)
+    assert acked(world) == [("c1", 1), ("c1", 1)] and world.settled == []
+
+
+async def test_what_is_remembered_for_lost_acks_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and then asked of the ledger like any other."""
+    monkeypatch.setattr(local_module, "MAX_KNOWN", 2)
+    for number in range(3):
+        task = await world.send(world.attempt(f"c{number}"))
+        world.local.finished(world.far, Finished(f"c{number}", 1))
+        await task
+        world.local.recorded(f"c{number}", 1)
+    for number in range(3):
+        world.local.finished(world.far, Finished(f"c{number}", 1))
+    await asyncio.sleep(1)
+    assert [call for call, _, _ in world.settled] == ["c0"] and len(acked(world)) == 6
+
+
 async def test_timed_out_and_then_the_truth_are_both_told(world: World) -> None:
     """Two ends of one pair in quick succession: the second is not lost behind the first."""
     world.local.finished(world.far, Finished("old", 1, "timed_out"))

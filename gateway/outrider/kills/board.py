@@ -121,11 +121,13 @@ class KillBoard:
         index = self._index
         if index is None:
             return None
-        found = index.find(call.agent.name, call.run, call.tool, call.upstream)
-        if found is not None or (tool is None and upstream is None):
-            return found
+        home = call.upstream
+        found = index.find(call.agent.name, call.run, call.tool, home)
         other = tool or call.tool
-        return index.find(call.agent.name, call.run, other, upstream or other.partition(".")[0])
+        place = upstream or other.partition(".")[0]
+        if found is not None or (other == call.tool and place == home):
+            return found
+        return index.find(call.agent.name, call.run, other, place)
 
     def covers(self, kill_id: str, call: Call, tool: str | None = None, upstream: str | None = None) -> bool:
         """Whether this one kill covers the call, or covers it while it is tried with another ``tool``."""

@@ -19,6 +19,7 @@ from outrider.errors import Fault
 from outrider.policy import schema
 from outrider.policy.faults import translate, unknown_key
 from outrider.policy.fields import UPSTREAM_NAME, Model
+from outrider.policy.schema_upstreams import Domain, Upstream
 from outrider.policy.strictyaml import MAX_DEPTH, Document, Path, Place, show_path
 
 M = TypeVar("M", bound=Model)
@@ -29,7 +30,7 @@ MAX_ENTRIES = 20_000
 SECTIONS: dict[str, type[Model]] = {
     "metadata": schema.Metadata,
     "defaults": schema.Defaults,
-    "domain": schema.Domain,
+    "domain": Domain,
     "limits": schema.Limits,
     "ledger": schema.LedgerSection,
     "kills": schema.Kills,
@@ -69,7 +70,7 @@ class Draft:
 
     faults: list[Fault] = field(default_factory=list)
     sections: dict[str, Item[Any]] = field(default_factory=dict)
-    upstreams: dict[str, Item[schema.Upstream]] = field(default_factory=dict)
+    upstreams: dict[str, Item[Upstream]] = field(default_factory=dict)
     tools: list[Item[schema.Tool]] = field(default_factory=list)
     rules: list[Item[schema.Rule]] = field(default_factory=list)
     first_file: str = ""  # where what is missing altogether is told
@@ -185,7 +186,7 @@ class _File:
                 self._fault(path, "E47", message, "use letters, digits, '-' and single '_', beginning with a letter.")
                 self._draft.unnamed.add(name)
                 continue
-            item = self._item(schema.Upstream, upstream, path)
+            item = self._item(Upstream, upstream, path)
             if item is None:
                 self._draft.unnamed.add(name)
             elif self._once(f"the upstream '{name}'", path):

@@ -35,6 +35,8 @@ MAX_ATTEMPTS = 20_000
 """The most attempts remembered at once, over all processes; more are refused."""
 MAX_SETTLING = 5_000
 """The most late truths being written at once; more stay with their adapters until those connect again."""
+MAX_KNOWN = 8_192
+"""How many attempts whose truth is durable are remembered, for an end that is told again because its ack was lost."""
 SETTLE_AGAIN_S = (0.5, 30.0)
 """The first and the longest pause before a late truth is written again after the ledger refused it."""
 
@@ -96,6 +98,7 @@ class LocalUpstream:
         self._recovery = Recovery(gave_up)
         self._fars: dict[str, FarEnd] = {}
         self._locals: dict[Pair, _Local] = {}
+        self._known: dict[Pair, None] = {}
         self._settling: dict[Pair, asyncio.Task[None]] = {}
         self._behind: dict[Pair, Finished] = {}  # came while the one before was being written; keys are of _settling
         self._deeds: Mapping[Do, Callable[[_Local, Event, Outcome | None], None]] = {
@@ -277,6 +280,9 @@ class LocalUpstream:
 
     def _finished_unheard_of(self, far: FarEnd, pair: Pair, frame: Finished) -> bool:
         """A former incarnation's attempt, or one long forgotten here: only the ledger can say what to make of it."""
+        if pair in self._known:
+            self._acknowledge(far.id, pair, frame.state)
+            return True
         if not self._recovery.allows(pair, far.instance):
             return False
         if pair in self._settling:
@@ -362,6 +368,11 @@ class LocalUpstream:
 
     def _drop(self, local: _Local, event: Event, outcome: Outcome | None) -> None:
         self._locals.pop(local.pair, None)
+        assert local.told is not None
+        if local.late is not None or local.told.kind is not OutcomeKind.UNKNOWN:
+            self._known[local.pair] = None
+            if len(self._known) > MAX_KNOWN:
+                del self._known[next(iter(self._known))]
 
 
 def _event_of(frame: Finished, local: _Local, outcome: Outcome) -> Event:
