@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 
 from outrider import channel as channel_module
 from outrider import clock
+from outrider import sessions as sessions_module
 from outrider.agents import Agents
 from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
 from outrider.channel import MAX_MALFORMED, Channel
@@ -210,6 +211,9 @@ class World:
         await process.say(hello(key, **fields))
         await process.hear(Welcome)
         return process
+
+    def open_refs(self) -> list[str]:
+        return [ref for session in self.channel._sessions.values() for ref in session.opens]
 
     async def until(self, what: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -422,6 +426,23 @@ async def test_a_view_that_is_too_large_is_dropped_and_the_end_is_kept(world: Wo
     flight = world.supervisor.flights[execute.call]
     assert flight.answer is not None
     assert (flight.answer.result().value, flight.answer.result().result_bytes) == (None, 3 * VIEW_BYTES)
+
+
+async def test_a_process_that_reads_slowly_gets_everything_and_urgent_frames_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More answers than all buffers on the way hold: they wait in order, a lifecycle frame passes them."""
+    monkeypatch.setattr(sessions_module, "BACKLOG_BYTES", 1 << 30)
+    process = await world.join()
+    world.supervisor.made = "x" * 200_000
+    await process.say(*(Open(f"r{n}", "made.thing") for n in range(150)))
+    await world.until(lambda: len(world.supervisor.calls) == 150 and not world.open_refs())
+    (link,) = world.channel._sockets.values()
+    assert link._queue
+    world.channel.broadcast_lifecycle("killed", "global")
+    frames = await process.hear_all(151)
+    assert [frame.ref for frame in frames if isinstance(frame, Closed)] == [f"r{n}" for n in range(150)]
+    assert isinstance(frames[-1], Closed) and sum(isinstance(frame, Lifecycle) for frame in frames) == 1
 
 
 # ── broken connections ───────────────────────────────────────────────────────────────────────────────────────────
