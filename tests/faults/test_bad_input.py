@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.upstream_process import UpstreamProcess
 

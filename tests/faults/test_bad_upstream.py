@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.script import (
     Step,
@@ -20,7 +21,6 @@ from outrider.testing.script import (
     unavailable,
 )
 from outrider.testing.upstream_process import UpstreamProcess
-
 from tests.support.eventually import eventually
 
 

@@ -196,6 +196,9 @@ class LedgerMachine(RuleBasedStateMachine):
         report = verify(self.folder)
         assert report.ok or (report.first_bad is not None and "ends a second time" in report.first_bad[1])
 
+    async def one_more(self) -> int:
+        return await self.ledger.append(event(STARTED, "last", 1), durable=True)
+
     def teardown(self) -> None:
         if not hasattr(self, "folder"):
             return
@@ -205,6 +208,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.disk.free()
         self.run(asyncio.sleep(60))
         assert self.ledger.healthy, "it recovers by itself"
+        head = self.ledger.head.seq
+        assert self.run(self.one_more()) == head + 1
         self.run(self.ledger.close())
         self.run(asyncio.sleep(0))
         self.collect()

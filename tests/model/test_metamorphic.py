@@ -11,8 +11,8 @@ from typing import Any
 import looptime
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider.calls import Outcome
 
+from outrider.calls import Outcome
 from tests.support.rig import BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 
 TOOLS = ["up.read", "up.write", "up.keyed"]

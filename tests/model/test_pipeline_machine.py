@@ -17,10 +17,10 @@ import looptime
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.breaker import State
 from outrider.flight import Flight
-
 from tests.support.rig import BASE, BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 
 MAX_CONCURRENT = 2

@@ -21,6 +21,7 @@ from outrider.cli import main
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.script import hold, respond
 from outrider.testing.upstream_process import UpstreamProcess
+from tests.support.certificates import certificate
 
 PATIENCE_S = 15.0
 
@@ -291,21 +292,15 @@ def test_both_listeners_speak_tls(
     upstream: UpstreamProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a private CA by OUTRIDER_CA_FILE; without it the certificate is not trusted, and that is said."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", str(key), "-out", str(cert), "-days", "1", "-subj", "/CN=sidecar",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    made = certificate(tmp_path, "sidecar")
     tls = [
-        f"--{which}-{kind}={path}" for which in ("listen", "control") for kind, path in (("cert", cert), ("key", key))
+        f"--{which}-{kind}={path}" for which in ("listen", "control") for kind, path in (("cert", made.cert), ("key", made.key))
     ]
     with GatewayProcess(policy(upstream.url), arguments=tls) as gateway:
         data = ["--data", str(gateway.data)]
         assert main(["kills", "ls", *data]) == 1
         assert "OUTRIDER_CA_FILE" in capsys.readouterr().err
-        monkeypatch.setenv("OUTRIDER_CA_FILE", str(cert))
+        monkeypatch.setenv("OUTRIDER_CA_FILE", str(made.ca))
         assert main(["kills", "ls", *data]) == 0
         assert main(["probe", *data]) == 0
         assert main(["call", "no.such", *data]) == 1

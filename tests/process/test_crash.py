@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outrider.ledger.verify import verify
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.script import hang, respond

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.upstream_process import UpstreamProcess
-
 from tests.support.eventually import eventually
 
 STRACE = shutil.which("strace")

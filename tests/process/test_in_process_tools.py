@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outrider.ledger.verify import verify
 from outrider.testing.gateway import GatewayProcess
-
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.timeout(120)

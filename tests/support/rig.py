@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from outrider import clock
 from outrider.agents import Agents
 from outrider.calls import Agent, Attempt, Call, Failure, Outcome, OutcomeKind, Reason

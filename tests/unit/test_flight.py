@@ -6,10 +6,10 @@ import asyncio
 from typing import cast
 
 import pytest
-from outrider.policy.load import Policy
 
 from outrider.calls import Agent, Call
 from outrider.flight import Cause, Flight, Verdict
+from outrider.policy.load import Policy
 
 pytestmark = pytest.mark.looptime
 KILL = Verdict(Cause.KILL, "stop", "k1")

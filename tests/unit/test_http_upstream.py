@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind, Reason
 from outrider.errors import Misconfigured
 from outrider.policy.plans import HttpTemplate, HttpUpstream, Plan, Secret, Timeouts, Upstream
@@ -27,6 +27,7 @@ from outrider.testing.script import (
 )
 from outrider.testing.upstream import ScriptedUpstream
 from outrider.upstreams.http import HttpDriver
+from tests.support.certificates import certificate
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ async def test_an_answer_that_is_too_large_is_cut_off(upstream: ScriptedUpstream
 
 
 async def test_the_upstream_is_told_what_it_may_know(upstream: ScriptedUpstream) -> None:
-    """The call's id, the attempt, what remains of the deadline, the policy's secret; nothing of the caller's headers."""
+    """The call's id, the attempt, what remains of the deadline, the policy's secret."""
     upstream.script("*", respond(json=[1]))
     secret = Secret("s3cret", "env:TOKEN")
     plan = plan_of(upstream.url, headers={"Authorization": secret})
@@ -234,24 +235,11 @@ async def test_a_proxy_of_the_environment_is_used_only_when_the_policy_says_so(
         assert (upstream.count(), proxy.count()) == (1, 1)
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", str(key), "-out", str(cert), "-days", "1", "-subj", f"/CN={name}",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
-
-
 async def test_a_private_ca_and_a_client_certificate_by_file(tmp_path: Path) -> None:
     """Mutual TLS: trusted with the files, refused without."""
-    server_cert, server_key = certificate(tmp_path, "server")
-    client_cert, client_key = certificate(tmp_path, "client")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(client_cert))
-    context.load_cert_chain(server_cert, server_key)
+    server, client = certificate(tmp_path, "server"), certificate(tmp_path, "client")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(client.ca))
+    context.load_cert_chain(server.cert, server.key)
     context.verify_mode = ssl.CERT_REQUIRED
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,12 +248,12 @@ async def test_a_private_ca_and_a_client_certificate_by_file(tmp_path: Path) -> 
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    trusted = plan_of(url, ca_file=str(server_cert), cert_file=str(client_cert), key_file=str(client_key))
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    trusted = plan_of(url, ca_file=str(server.ca), cert_file=str(client.cert), key_file=str(client.key))
     assert (await send(trusted)).value == "ok"
     assert (await send(plan_of(url))).kind is OutcomeKind.NOT_EXECUTED
-    server.close()
+    listening.close()
 
 
 def test_a_certificate_file_that_is_missing_is_told() -> None:

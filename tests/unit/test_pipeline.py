@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
 from outrider.errors import Code
-
 from tests.support.rig import BASE, BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 
 pytestmark = pytest.mark.looptime
