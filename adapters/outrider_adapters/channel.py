@@ -8,6 +8,7 @@ microseconds and never while something waits. ``process.py`` keeps the one chann
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
@@ -38,6 +39,12 @@ log = logging.getLogger("outrider")
 
 EXIT_S = 2.0
 """The longest goodbye."""
+STRANDED_S = 5.0
+"""The longest that calls wait for their gateway to come back, whatever the environment says; below its own window."""
+REDELIVERY_S = 0.5
+"""How long after a welcome the answers that the gateway kept may take to arrive."""
+NAME_CHARS = 200
+"""The longest name that the gateway takes for a run, a session and so on."""
 Notify = Callable[[], None]
 
 
@@ -60,6 +67,8 @@ class Channel:
         self._down_since = time.monotonic()
         self._waiters: list[tuple[float, Notify]] = []
         self._exchanges: dict[str, Exchange] = {}
+        self._stranded: dict[str, Exchange] = {}  # the connection broke; the gateway may still hold them
+        self._left: list[str] = []  # refs whose callers left meanwhile
         self._attempts: dict[Key, Attempt] = {}
         self._spool = Spool()
         self._greeted: set[Key] = set()  # ends that the last hello told
@@ -81,7 +90,7 @@ class Channel:
     @property
     def idle(self) -> bool:
         """Nothing is under way and nothing is left to tell."""
-        return not (self._exchanges or self._attempts or len(self._spool))
+        return not (self._exchanges or self._stranded or self._attempts or len(self._spool))
 
     # ── calls (any thread) ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -107,9 +116,10 @@ class Channel:
         with self._gate:
             exchange.gone = True
             self._revoke(exchange.attempts.values())
-            known = self._exchanges.pop(exchange.ref, None) is not None
-            if known and self._up:
+            if self._exchanges.pop(exchange.ref, None) is not None and self._up:
                 self._link.post(wire.encode_frame(wire.Cancel(exchange.ref)))
+            elif self._stranded.pop(exchange.ref, None) is not None:
+                self._left.append(exchange.ref)
 
     def begin(self, attempt: Attempt) -> bool:
         """The gate: whether the function may begin now. True is said once."""
@@ -129,7 +139,7 @@ class Channel:
             attempt.state = State.DONE
 
     def report(self, finished: wire.Finished, attempt: Attempt) -> bool:
-        """Spool an attempt's end and send it. Whether its call has no gateway any more."""
+        """Spool an attempt's end and send it. Whether its call has no gateway to answer it now."""
         if self.inherited:
             return False
         with self._gate:
@@ -137,7 +147,7 @@ class Channel:
             self._tell(finished)
             if attempt.abandoned and self._up:
                 self._link.post(wire.encode_frame(wire.Ended(*attempt.key)))
-            return attempt.exchange.orphaned
+            return attempt.exchange.orphaned or not self._up
 
     def note_unrecorded(self, tool: str) -> None:
         """Say once that results are handed out that no ledger has yet."""
@@ -180,6 +190,7 @@ class Channel:
         return wire.encode_frame(
             wire.Hello(
                 protocol=wire.PROTOCOL,
+                oldest_protocol=wire.OLDEST_PROTOCOL,
                 agent=self.surroundings.agent or "anonymous",
                 framework="+".join(self.frameworks) or "python",
                 instance=self.instance,
@@ -189,37 +200,57 @@ class Channel:
                 pid=os.getpid(),
                 running=tuple(wire.Running(call, n) for call, n in dict.fromkeys(running)),
                 unacked=tuple(unacked),
+                opens=(*self._stranded, *self._left),
             )
         )
 
     def welcome(self, frame: wire.Welcome) -> None:
-        """Connected and greeted."""
-        if self.incarnation not in ("", frame.incarnation):
+        """Connected and greeted. Calls that the gateway still holds go on; of the others it may have kept the answer,
+        which follows at once, unless this is another incarnation."""
+        restarted = self.incarnation not in ("", frame.incarnation)
+        if restarted:
             log.info("the sidecar at %s was restarted", self.surroundings.url)
         with self._gate:
             self.incarnation = frame.incarnation
             self.limits = frame.limits
             self._up = True
             self._said_unrecorded = False
+            unknown = [ref for ref in self._stranded if ref not in frame.opens]
+            for ref in [ref for ref in self._stranded if ref in frame.opens]:
+                self._exchanges[ref] = self._stranded.pop(ref)
+            for ref in [ref for ref in self._left if ref in frame.opens]:
+                self._link.post(wire.encode_frame(wire.Cancel(ref)))
+            self._left.clear()
             for finished in self._spool:
                 if (finished.call, finished.n) not in self._greeted:
                     self._link.post(wire.encode_frame(finished))
             waiters, self._waiters = self._waiters, []
+        if unknown:
+            self._link.later(0.0 if restarted else REDELIVERY_S, self._orphan, unknown)
         for _, notify in waiters:
             notify()
 
     def lost(self) -> None:
-        """The connection broke: nothing that has not begun begins, and every open call is answered or orphaned."""
+        """The connection broke: nothing that has not begun begins, and open calls have a moment to be taken up again
+        by the same gateway, before they end with what is known here."""
         with self._gate:
             if not self._up:
                 return
             self._up = False
             self._down_since = time.monotonic()
-            exchanges = list(self._exchanges.values())
-            self._exchanges.clear()
+            exchanges, self._exchanges = self._exchanges, {}
+            self._stranded.update(exchanges)
             self._revoke(self._attempts.values())
-        for exchange in exchanges:
-            exchange.lose()
+        for exchange in exchanges.values():
+            exchange.strand()
+        self._link.later(min(self.surroundings.connect_wait_s, STRANDED_S), self._orphan, list(exchanges))
+
+    def _orphan(self, refs: list[str]) -> None:
+        """No gateway answers these any more."""
+        with self._gate:
+            orphans = [self._stranded.pop(ref) for ref in refs if ref in self._stranded]
+        for exchange in orphans:
+            exchange.orphan()
 
     def unreachable(self, attempt_began: float, trouble: str, fatal: bool) -> bool:
         """One more try failed. Who waited through a whole one, after a time of grace, waited enough; whether there are
@@ -249,7 +280,7 @@ class Channel:
                 self._abort(frame)
             case wire.Ack():
                 with self._gate:
-                    self._spool.ack((frame.call, frame.n))
+                    self._spool.ack((frame.call, frame.n), frame.state)
             case wire.ProblemFrame():
                 self._problem(frame)
             case wire.Lifecycle():
@@ -257,7 +288,7 @@ class Channel:
 
     def _drop(self, ref: str) -> Exchange | None:
         with self._gate:
-            return self._exchanges.pop(ref, None)
+            return self._exchanges.pop(ref, None) or self._stranded.pop(ref, None)
 
     def _execute(self, frame: wire.Execute) -> None:
         key = (frame.call, frame.n)
@@ -371,19 +402,28 @@ class Channel:
                 os.close(null)
 
 
+def tidy(name: str) -> str:
+    """A name as the gateway takes it: printable, at most 200 characters. A longer one keeps its head and gets a digest,
+    so that two long names stay two."""
+    if len(name) <= NAME_CHARS and name.isprintable():
+        return name
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name[: NAME_CHARS - 20])
+    return f"{shown}~{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+
 def _encode_open(exchange: Exchange) -> bytes:
     work = exchange.work
     frame = wire.Open(
         ref=exchange.ref,
         tool=work.tool,
         args=dict(work.args),
-        agent=exchange.agent,
-        run=exchange.run,
-        session=exchange.session,
+        agent=tidy(exchange.agent),
+        run=tidy(exchange.run),
+        session=tidy(exchange.session),
         parent=exchange.parent,
-        caller_ref=work.caller_ref,
+        caller_ref=tidy(work.caller_ref),
         traceparent=tracing.traceparent(),
-        framework_tool=work.framework_tool,
+        framework_tool=tidy(work.framework_tool),
     )
     try:
         return views.encode(frame)

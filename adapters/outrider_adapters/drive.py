@@ -1,8 +1,8 @@
 """Drive one call to its answer, for a caller that is a thread and for one that is a task.
 
-Where the function runs: an async one as a task on the caller's own loop; a synchronous one with a timeout on a daemon
-thread, in a copy of the caller's context; one without a timeout, or with ``placement: caller``, on the thread that
-waits anyway. Context variables that a function sets are not seen by its caller.
+Where the function runs: an async one as a task on the caller's own loop; a synchronous one on a daemon thread, in a
+copy of the caller's context; with ``placement: caller`` or ``composite: true`` on the thread that waits anyway. Context
+variables that a function sets are not seen by its caller.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class ThreadExchange(Exchange):
         self._inbox.put(answer)
 
     def schedule(self, attempt: Attempt) -> None:
-        """A function without a timeout, or bound to its thread, runs where the caller waits: nothing is gained by
-        another thread, and a handover costs."""
-        if attempt.order.placement == "caller" or attempt.order.timeout_ms <= 0:
+        """A function that is bound to its thread runs where the caller waits, and so does a parent, which has no
+        timeout: it is freed by its children."""
+        if attempt.order.placement == "caller" or attempt.order.composite:
             self._inbox.put(attempt)
         else:
             self.channel.workers.submit(lambda: self.run_here(attempt))

@@ -95,7 +95,6 @@ class Exchange:
         self.context = contextvars.copy_context()
         self.ref = ""
         self.sent = False
-        self.call = ""
         self.orphaned = False  # no gateway holds this call any more: it ends with what the function really did
         self.gone = False  # the caller left: nothing more may begin
         self.attempts: dict[int, Attempt] = {}
@@ -213,13 +212,21 @@ class Exchange:
             self.resolve(Problem(told, attempt.error))
         self.cancel(attempt)  # last: its end would be an answer too
 
-    def lose(self) -> None:
-        """The connection broke, and what was pending is revoked. ``orphaned`` is set before the state is read, and an
-        attempt's state before ``orphaned`` is: one of the two always answers."""
+    def strand(self) -> None:
+        """The connection broke, and what was pending is revoked. What was never sent can be asked again, and a good
+        result is a good result; everything else waits for the gateway to come back, a moment."""
+        if not self.sent:
+            self.resolve(Unsent())
+        else:
+            self.end_alone()
+
+    def orphan(self) -> None:
+        """No gateway holds this call any more. ``orphaned`` is set before the state is read, and an attempt's state
+        before ``orphaned`` is: one of the two always answers."""
         self.orphaned = True
         attempt = self._last_begun()
         if attempt is None:
-            self.resolve(Problem(self._lost_problem()) if self.sent else Unsent())
+            self.resolve(Problem(self._lost_problem()))
         elif attempt.state is State.DONE or attempt.abandoned:
             self.end_alone()  # one that runs will answer with its own end
 
@@ -228,13 +235,16 @@ class Exchange:
         return begun[-1] if begun else None
 
     def end_alone(self) -> None:
-        """No gateway holds this call: it ends with what the function really did."""
+        """No gateway answers: a good result is handed out, and everything else once nobody can be waited for."""
         attempt = self._last_begun()
         if attempt is None:
             return
         if attempt.error is None and attempt.state is State.DONE:
-            self.channel.note_unrecorded(self.work.tool)
+            if not self.answered:
+                self.channel.note_unrecorded(self.work.tool)
             self.resolve(Value(attempt.value))
+            return
+        if not self.orphaned:
             return
         call, n = attempt.key
         if attempt.error is None:

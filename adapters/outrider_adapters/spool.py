@@ -42,7 +42,7 @@ class Spool:
         """Keep it until ``ack``; what is to be sent comes back. A later word on the same attempt takes the place of
         an earlier one ("gave up waiting", then the real end)."""
         key = (finished.call, finished.n)
-        self.ack(key)
+        self._drop(key)
         size = _view_bytes(finished)
         if self._view_bytes + size > MAX_VIEW_BYTES:
             finished, size = msgspec.structs.replace(finished, view=None), 0
@@ -51,8 +51,13 @@ class Spool:
         self.close(key)
         return finished
 
-    def ack(self, key: Key) -> None:
-        """It is durable at the other side."""
+    def ack(self, key: Key, state: str) -> None:
+        """The end that said ``state`` is durable at the other side; a later word on the same attempt is not."""
+        finished = self._ends.get(key)
+        if finished is not None and state in ("", finished.state):
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
         finished = self._ends.pop(key, None)
         if finished is not None:
             self._view_bytes -= _view_bytes(finished)

@@ -207,6 +207,7 @@ class Channel:
                 agent=hello.agent,
                 limits=LIMITS,
                 kills=tuple(self._kills()),
+                opens=tuple(ref for ref in hello.opens if ref in session.opens),
             )
         )
         self._agents.connected(hello, session.id)

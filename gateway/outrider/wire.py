@@ -91,6 +91,7 @@ class Hello(Frame, tag="hello", frozen=True):
     tools: tuple[Tool, ...] = ()
     running: tuple[Running, ...] = ()
     unacked: tuple[Finished, ...] = ()
+    opens: tuple[str, ...] = ()  # refs of calls that still wait for their answer, after a reconnection
 
 
 class Open(Frame, tag="open", frozen=True):
@@ -154,13 +155,17 @@ class Limits(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Welcome(Frame, tag="welcome", frozen=True):
-    """The answer to ``hello``. ``kills`` are the scopes engaged now, so that a reconnected adapter gates at once."""
+    """The answer to ``hello``. ``kills`` are the scopes engaged now, so that a reconnected adapter gates at once.
+
+    ``opens``: those of hello's that are under way here and go on. An answer that was given meanwhile follows at once;
+    of a ref that is in neither, nobody knows anything."""
 
     protocol: int
     incarnation: str
     agent: str
     limits: Limits = Limits()
     kills: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
 
 
 class Execute(Frame, tag="execute", frozen=True):

@@ -139,7 +139,12 @@ def test_other_paths_and_methods_are_problems_too(gateway: GatewayProcess) -> No
 
 
 @pytest.mark.parametrize(
-    "raw", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/call HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{"]
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/call HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{",
+    ],
 )
 def test_bytes_that_are_no_request_leave_the_sidecar_alive(gateway: GatewayProcess, raw: bytes) -> None:
     """TLS to a plain port, nonsense, and a body that never comes."""

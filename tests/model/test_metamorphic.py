@@ -18,8 +18,9 @@ from tests.support.rig import BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 TOOLS = ["up.read", "up.write", "up.keyed"]
 ALLOW = {"name": "all", "tools": ["*"], "then": "allow"}
 FAULTS = st.lists(st.sampled_from([OK, BROKEN, BUSY, REFUSED, WRONG]), max_size=4)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "ü"]), inner, max_size=3),
     max_leaves=8,
 )

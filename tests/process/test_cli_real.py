@@ -294,7 +294,9 @@ def test_both_listeners_speak_tls(
     """With a private CA by OUTRIDER_CA_FILE; without it the certificate is not trusted, and that is said."""
     made = certificate(tmp_path, "sidecar")
     tls = [
-        f"--{which}-{kind}={path}" for which in ("listen", "control") for kind, path in (("cert", made.cert), ("key", made.key))
+        f"--{which}-{kind}={path}"
+        for which in ("listen", "control")
+        for kind, path in (("cert", made.cert), ("key", made.key))
     ]
     with GatewayProcess(policy(upstream.url), arguments=tls) as gateway:
         data = ["--data", str(gateway.data)]

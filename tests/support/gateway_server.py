@@ -126,21 +126,26 @@ def giving(result: Any) -> Script:
 
 
 class Session:
-    """One connection."""
+    """One process, over as many connections as it makes to one incarnation."""
 
-    def __init__(self, server: GatewayServer, socket: web.WebSocketResponse) -> None:
+    def __init__(self, server: GatewayServer, hello: wire.Hello) -> None:
         self.server = server
-        self.socket = socket
-        self.hello: wire.Hello | None = None
-        self.said: list[wire.FromAdapter] = []
+        self.hello = hello
+        self.socket: web.WebSocketResponse | None = None
         self._ends: dict[tuple[str, int], asyncio.Future[wire.Finished]] = {}
         self._aborts: dict[tuple[str, int], asyncio.Future[wire.Aborted]] = {}
         self._calls: dict[str, ServedCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox: asyncio.Queue[wire.Frame] = asyncio.Queue()
+        self._kept: list[wire.Frame] = []
 
     def send(self, frame: wire.Frame) -> None:
-        self._outbox.put_nowait(frame)
+        """Say it now, or in the case of an answer when the process is back."""
+        if self.socket is not None and not self.socket.closed:
+            task = asyncio.ensure_future(self.socket.send_str(wire.encode_frame(frame).decode()))
+            self.server.tasks.add(task)
+            task.add_done_callback(self.server.tasks.discard)
+        elif isinstance(frame, wire.Closed):
+            self._kept.append(frame)
 
     def expect(self, key: tuple[str, int]) -> asyncio.Future[wire.Finished]:
         return self._ends.setdefault(key, asyncio.get_running_loop().create_future())
@@ -148,38 +153,25 @@ class Session:
     def expect_abort(self, key: tuple[str, int]) -> asyncio.Future[wire.Aborted]:
         return self._aborts.setdefault(key, asyncio.get_running_loop().create_future())
 
-    async def live(self) -> None:
-        sender = asyncio.create_task(self._send_all())
-        try:
-            async for message in self.socket:
-                if message.type is WSMsgType.TEXT:
-                    self._take(wire.decode_from_adapter.decode(message.data))
-        finally:
-            for task in (sender, *self._tasks):
-                task.cancel()
+    def greet(self, socket: web.WebSocketResponse, hello: wire.Hello) -> None:
+        self.socket, self.hello = socket, hello
+        self.send(self.server.greeting(hello, tuple(ref for ref in hello.opens if ref in self._calls)))
+        for finished in hello.unacked:
+            self._ended(finished)
+        kept, self._kept = self._kept, []
+        for frame in kept:
+            self.send(frame)
 
-    async def _send_all(self) -> None:
-        while True:
-            frame = await self._outbox.get()
-            await self.socket.send_str(wire.encode_frame(frame).decode())
+    def over(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
-    def _take(self, frame: wire.FromAdapter) -> None:
-        self.said.append(frame)
-        self.server.said.append(frame)
+    def take(self, frame: wire.FromAdapter) -> None:
         match frame:
-            case wire.Hello():
-                self.hello = frame
-                self.server.hellos.append(frame)
-                self.send(self.server.greeting(frame))
-                for finished in frame.unacked:
-                    self._ack(finished)
             case wire.Open():
                 self._open(frame)
             case wire.Finished():
-                self._ack(frame)
-                future = self._ends.get((frame.call, frame.n))
-                if future is not None and not future.done():
-                    future.set_result(frame)
+                self._ended(frame)
             case wire.Aborted():
                 future_abort = self._aborts.get((frame.call, frame.n))
                 if future_abort is not None and not future_abort.done():
@@ -196,9 +188,12 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _ack(self, finished: wire.Finished) -> None:
+    def _ended(self, finished: wire.Finished) -> None:
         if self.server.acks:
-            self.send(wire.Ack(finished.call, finished.n))
+            self.send(wire.Ack(finished.call, finished.n, finished.state))
+        future = self._ends.get((finished.call, finished.n))
+        if future is not None and not future.done():
+            future.set_result(finished)
 
 
 class GatewayServer:
@@ -215,7 +210,8 @@ class GatewayServer:
         self.calls: list[ServedCall] = []
         self.hellos: list[wire.Hello] = []
         self.said: list[wire.FromAdapter] = []
-        self.sessions: list[Session] = []
+        self.sessions: dict[str, Session] = {}
+        self.tasks: set[asyncio.Future[None]] = set()
         self._uds = uds
         self._port = 0
         self._loop = asyncio.new_event_loop()
@@ -254,26 +250,26 @@ class GatewayServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
 
     def drop(self) -> None:
-        """Cut every connection."""
+        """Cut every connection; calls go on, and their processes may come back for the answers."""
 
         async def cut() -> None:
-            for session in self.sessions:
-                request = session.socket._req
+            for session in self.sessions.values():
+                request = session.socket._req if session.socket is not None else None
                 if request is not None and request.transport is not None:
                     request.transport.abort()
-            self.sessions.clear()
+                session.socket = None
 
         self.run(cut())
 
     def push(self, frame: wire.Frame) -> None:
         """Say something on every connection."""
-        for session in self.sessions:
+        for session in self.sessions.values():
             self._loop.call_soon_threadsafe(session.send, frame)
 
-    def greeting(self, hello: wire.Hello) -> wire.Frame:
+    def greeting(self, hello: wire.Hello, opens: tuple[str, ...]) -> wire.Frame:
         if self.refusal is not None:
             return wire.ProblemFrame(self.refusal, fatal=True)
-        return wire.Welcome(self.protocol, self.incarnation, hello.agent, self.limits)
+        return wire.Welcome(self.protocol, self.incarnation, hello.agent, self.limits, opens=opens)
 
     def ends(self) -> list[wire.Finished]:
         """Every end that was told, in order, those inside greetings too."""
@@ -299,6 +295,9 @@ class GatewayServer:
         self._port = self._runner.addresses[0][1]
 
     async def _stop(self) -> None:
+        for session in self.sessions.values():
+            session.over()
+        self.sessions.clear()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -308,7 +307,16 @@ class GatewayServer:
             return web.Response(status=401)
         socket = web.WebSocketResponse(compress=False, max_msg_size=4 * wire.FRAME_BYTES)
         await socket.prepare(request)
-        session = Session(self, socket)
-        self.sessions.append(session)
-        await session.live()
+        session: Session | None = None
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                continue
+            frame = wire.decode_from_adapter.decode(message.data)
+            self.said.append(frame)
+            if isinstance(frame, wire.Hello):
+                self.hellos.append(frame)
+                session = self.sessions.setdefault(frame.session_key, Session(self, frame))
+                session.greet(socket, frame)
+            elif session is not None:
+                session.take(frame)
         return socket

@@ -206,7 +206,8 @@ async def test_somebody_elses_record_in_the_ledger_stops_it(tmp_path: Path) -> N
         await a_call(ledger)
         edit(
             tmp_path,
-            "INSERT INTO ledger SELECT 6, ts, type, call_id, attempt, agent, tool, line, hash FROM ledger WHERE seq = 5",
+            "INSERT INTO ledger "
+            "SELECT 6, ts, type, call_id, attempt, agent, tool, line, hash FROM ledger WHERE seq = 5",
         )
         with pytest.raises(LedgerUnavailable, match="another program has written to the ledger"):
             await ledger.append(event(STARTED, "c2", 1))

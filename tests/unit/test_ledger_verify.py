@@ -50,7 +50,8 @@ def test_a_whole_ledger_verifies(data: Path) -> None:
     """And the report says what there is."""
     report = verify(data)
     assert report == Report(
-        ok=True, records=10, first_bad=None, head=rows(data, "SELECT lower(hex(hash)) FROM ledger WHERE seq = 10")[0][0],
+        ok=True, records=10, first_bad=None,
+        head=rows(data, "SELECT lower(hex(hash)) FROM ledger WHERE seq = 10")[0][0],
         log_id=report.log_id, payloads=4, payloads_absent=0, erasures=0, open_attempts=0, took_s=report.took_s,
     )  # fmt: skip
     assert msgspec.json.decode(msgspec.json.encode(report.as_dict()))["ok"] is True

@@ -120,8 +120,7 @@ async def test_the_per_try_timeout_is_the_smaller_of_its_own_and_what_remains(tm
         for sent in rig.upstream.sent:
             assert sent.timeout_s in {8.0, 0.0}
             assert sent.timeout_s == 8.0 or sent.at > 30.0 - 8.0
-        ends = [event for event in rig.events("attempt.finished")]
-        assert len(ends) == rig.upstream.count()
+        assert len(rig.events("attempt.finished")) == rig.upstream.count()
 
 
 async def test_a_call_with_too_little_time_left_is_not_sent(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def test_paths_that_are_understood(text: str, steps: tuple[Step, ...]) -> None:
     [
         "", "$", "args.iban", "$.iban", "$args.iban", "$.argsx.iban", "$.arguments", "$.args.", "$.args.iban.",
         "$.args[-1]", "$.args[1:2]", "$.args[?(@.x)]", "$.args[]", "$.args.a b", "$.args..", "$.args..*", "$.args['']",
-        "$.args.1a", "$.args['a'", " $.args.iban", "$.args.iban ", "$.args[1,2]", "$.args" + ".a" * 33, "$.args." + "a" * 600,
+        "$.args.1a", "$.args['a'", " $.args.iban", "$.args.iban ", "$.args[1,2]",
+        "$.args" + ".a" * 33, "$.args." + "a" * 600,
     ],
 )  # fmt: skip
 def test_paths_that_are_not_understood_are_refused_with_what_may_be_written(text: str) -> None:

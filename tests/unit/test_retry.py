@@ -41,8 +41,11 @@ def test_what_provably_never_ran_is_repeated_for_every_effect(effect: Effect) ->
     assert isinstance(step(failed(OutcomeKind.NOT_EXECUTED, Reason.CONNECT), effect), Again)
 
 
-@pytest.mark.parametrize(("status", "again"), [(400, False), (404, False), (409, False), (501, False), (505, False),
-                                                (408, True), (500, True), (502, True), (503, True), (504, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [(400, False), (404, False), (409, False), (501, False), (505, False),
+     (408, True), (500, True), (502, True), (503, True), (504, True)],
+)  # fmt: skip
 def test_statuses_of_a_read(status: int, again: bool) -> None:
     """The caller's own faults are answers; the upstream's troubles are tried again."""
     outcome = failed(OutcomeKind.DEFINITE, Reason.STATUS, status=status)

@@ -41,7 +41,8 @@ class CurrentPolicy:
             self._tell(None, bad.faults)
             raise
         self.rejected = ()
-        if policy.digest != self.current.digest:
+        changed = policy.digest != self.current.digest or policy.upstreams != self.current.upstreams  # a secret's value
+        if changed:
             self.current = policy
             self.loaded_at_wall = clock.wall()
             self._tell(policy, ())
