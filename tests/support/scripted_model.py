@@ -15,7 +15,7 @@ class ScriptedModel(BaseChatModel):
     """Replies with ``script[n]``, n being the number of AIMessages before it; the last one for ever."""
 
     script: list[AIMessage]
-    seen: list[list[BaseMessage]] = []
+    seen: list[list[BaseMessage]]
 
     @property
     def _llm_type(self) -> str:
