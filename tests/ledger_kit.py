@@ -81,7 +81,7 @@ class FullDisk:
     ``free`` was called. (tests/faults has the same story on a real file system.)
     """
 
-    def __init__(self, ledger: Ledger, reserve_pages: int = 100) -> None:
+    def __init__(self, ledger: Ledger, reserve_pages: int = 100, room_pages: int = 0) -> None:
         self._connection = ledger._committer._connection
         self._reserve = ledger._store.reserve
         self._really_restore = self._reserve.restore
@@ -89,7 +89,7 @@ class FullDisk:
         self._freed = False
         self._reserve.release = self._release  # type: ignore[method-assign]
         self._reserve.restore = self._restore  # type: ignore[method-assign]
-        self._limit(self._pages())
+        self._limit(self._pages() + room_pages)
 
     def _pages(self) -> int:
         return int(self._connection.execute("PRAGMA page_count").fetchone()[0])

@@ -13,11 +13,14 @@ from datetime import UTC, datetime
 
 
 def monotonic() -> float:
-    """Seconds on the running event loop's clock, or on the system's monotonic clock where no loop runs."""
+    """Seconds on the running event loop's clock, or on the system's monotonic clock where no loop runs.
+
+    uvloop counts on the system's monotonic clock too, but tells whole milliseconds, once for each turn of the loop."""
     try:
-        return asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         return time.monotonic()
+    return loop.time() if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic()
 
 
 def wall() -> float:

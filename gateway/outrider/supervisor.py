@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from outrider import clock
@@ -29,6 +30,9 @@ log = logging.getLogger("outrider.supervisor")
 
 RECEIPT_SLACK_S = 0.5
 """How much longer than the adapters' abort timeout a receipt waits for the calls' ends to be written."""
+
+ENDING_WAIT_S = 1.0
+"""How long a refused or killed call waits for a ledger that does not answer: it must not hold up the answer "no"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +135,23 @@ class Supervisor:
             return Outcome(kind, code=Code.INTERNAL, detail=detail, retryable=False)
 
     async def _record_end(self, flight: Flight, outcome: Outcome, took_s: float) -> Outcome:
+        ending = self._recorder.finished(flight, outcome, took_s, self._guard_of(flight, outcome))
+        if flight.call.origin and flight.attempts:
+            ending.add_done_callback(partial(self._acknowledge, flight))
         try:
-            await self._recorder.finished(flight, outcome, took_s, self._guard_of(flight, outcome))
+            if _answers_without_the_ledger(flight):
+                await asyncio.wait([ending], timeout=ENDING_WAIT_S)
+                return outcome
+            await ending
         except LedgerUnavailable as error:
             return _unrecorded(flight, outcome, error)
-        for n in range(1, flight.attempts + 1) if flight.call.origin else ():
-            self._local.recorded(flight.call.id, n)
         return outcome
+
+    def _acknowledge(self, flight: Flight, ending: asyncio.Future[int]) -> None:
+        """The ends are in the ledger: the adapter may forget them."""
+        if not ending.cancelled() and ending.exception() is None:
+            for n in range(1, flight.attempts + 1):
+                self._local.recorded(flight.call.id, n)
 
     def _guard_of(self, flight: Flight, outcome: Outcome) -> list[Mutation]:
         """Bar the same call in the same run, when this one may have run."""
@@ -237,6 +251,12 @@ class Supervisor:
         await self._recorder.settled(call_id, n, outcome.kind, data, rows)
         if lifts:
             self._unresolved.forget(call_id)
+
+
+def _answers_without_the_ledger(flight: Flight) -> bool:
+    """Nothing was sent, or a person stopped it. Should the end never be written, a restart records an honest one."""
+    killed = flight.verdict is not None and flight.verdict.cause is Cause.KILL
+    return killed or flight.attempts == 0
 
 
 def _receipt_word(flight: Flight) -> str:

@@ -1,8 +1,8 @@
 """A process that writes a ledger until it is killed, for test_ledger_crash.py.
 
-    ledger_child.py FOLDER crowd     eight writers at once; prints "SEQ CALL TYPE ATTEMPT" for each record acknowledged
-    ledger_child.py FOLDER one       one durable record after the other; prints "ack SEQ" for each
-    ledger_child.py FOLDER spy       the same, and "commit SYNCHRONOUS" as SQLite runs each statement that commits
+ledger_child.py FOLDER crowd     eight writers at once; prints "SEQ CALL TYPE ATTEMPT" for each record acknowledged
+ledger_child.py FOLDER one       one durable record after the other; prints "ack SEQ" for each
+ledger_child.py FOLDER spy       the same, and "commit SYNCHRONOUS" as SQLite runs each statement that commits
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def spy_on(ledger: Ledger) -> None:
     def statement(text: str) -> None:
         nonlocal mode
         if text.startswith("PRAGMA synchronous"):
-            mode = text.split()[-1]
+            mode = text.rsplit(maxsplit=1)[-1]
         elif text.startswith("INSERT INTO ledger"):  # alone, so it commits
             say(f"commit {mode}")
 

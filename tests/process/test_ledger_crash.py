@@ -92,7 +92,7 @@ def seen_by_strace(tmp_path: Path) -> list[str]:
             events.append("write")
         elif "outrider.db-wal" in line and "sync(" in line:
             syncing.add(thread)
-        elif 'write(1' in line and '"ack ' in line:
+        elif "write(1" in line and '"ack ' in line:
             events.append("ack")
         if thread in syncing and "sync" in line and line.rstrip().endswith("= 0"):
             syncing.discard(thread)

@@ -85,19 +85,20 @@ async def test_an_async_function_runs_on_its_callers_loop(gateway: GatewayServer
     assert gateway.calls[-1].open.tool == "math.add"
 
 
-def test_without_a_timeout_a_function_runs_on_the_callers_thread(gateway: GatewayServer) -> None:
-    """Nothing is gained by another thread when nothing could be abandoned; thread-affine tools ask for it by plan."""
+def test_parents_and_thread_affine_functions_run_on_the_callers_thread(gateway: GatewayServer) -> None:
+    """``composite: true`` and ``placement: caller``: the thread that waits anyway."""
 
     @governed
     def where() -> int:
         return threading.get_ident()
 
+    gateway.script = with_timeout(0, composite=True)
     assert where() == threading.get_ident()
     gateway.script = with_timeout(5000, placement="caller")
     assert where() == threading.get_ident()
 
 
-def test_with_a_timeout_a_function_runs_on_a_daemon_thread_in_the_callers_context(gateway: GatewayServer) -> None:
+def test_a_function_runs_on_a_daemon_thread_in_the_callers_context(gateway: GatewayServer) -> None:
     """The thread can be abandoned, does not keep the process alive, and sees the caller's context variables."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     gateway.script = with_timeout(5000)

@@ -409,8 +409,9 @@ def test_lost_after_the_end_was_told_the_result_is_handed_out_and_told_again(
     assert told.wait(5)
     call = gateway.calls[0]
     gateway.acks = True
-    gateway.drop()
+    gateway.stop()
     assert calling.result(10) == "pong"
+    gateway.start()
     eventually(lambda: len(gateway.hellos) == 2)
     assert [(end.call, end.n) for end in gateway.hellos[1].unacked] == [(call.id, 1)]
     eventually(lambda: process.current().idle)
@@ -433,7 +434,8 @@ def test_lost_in_backoff_the_last_failure_is_the_end(gateway: GatewayServer, poo
 
     calling = pool.submit(work)
     assert failed.wait(5)
-    gateway.drop()
+    gateway.stop()
+    gateway.start()
     with pytest.raises(Failed, match="the only attempt"):
         calling.result(10)
 
@@ -457,7 +459,8 @@ def test_lost_before_a_function_of_this_process_began_the_call_did_not_happen(
 
     calling = pool.submit(work)
     assert deciding.wait(5)
-    gateway.drop()
+    gateway.stop()
+    gateway.start()
     with pytest.raises(Refused, match="did not run") as caught:
         calling.result(10)
     assert (caught.value.outcome, caught.value.retryable, ran) == ("not_executed", True, [])
@@ -480,7 +483,8 @@ def test_lost_while_a_tool_elsewhere_was_called_the_outcome_is_unknown(
 
     calling = pool.submit(create_payment)
     assert sending.wait(5)
-    gateway.drop()
+    gateway.stop()
+    gateway.start()
     with pytest.raises(Failed, match="may have run") as caught:
         calling.result(10)
     assert (caught.value.outcome, caught.value.retryable) == ("unknown", False)
@@ -509,7 +513,8 @@ async def test_lost_while_a_start_is_pending_it_never_begins(gateway: GatewaySer
     blocked.set()
     eventually(lambda: gateway.calls[0].n == 1)  # this blocks the agent's loop on purpose
     time.sleep(0.05)
-    gateway.drop()
+    gateway.stop()
+    gateway.start()
     eventually(lambda: gateway.ends())
     assert gateway.ends()[0].state == "not_started"
     with pytest.raises(Refused, match="did not run"):
@@ -530,12 +535,125 @@ async def test_an_abort_reaches_what_runs_without_a_gateway(gateway: GatewayServ
     task = asyncio.create_task(work())
     await asyncio.to_thread(running.wait, 5)
     call = gateway.calls[0]
-    await asyncio.to_thread(gateway.drop)
+    await asyncio.to_thread(gateway.stop)
+    await asyncio.to_thread(gateway.start)
     await asyncio.to_thread(eventually, lambda: len(gateway.hellos) == 2 and gateway.sessions)
+    await asyncio.to_thread(eventually, lambda: process.current().up)
+    await asyncio.sleep(0.1)
     gateway.push(wire.Abort(call.id, 1, "killed"))
     with pytest.raises(Refused, match="stopped") as caught:
         await task
     assert caught.value.code == "killed"
+
+
+def test_a_connection_that_breaks_for_a_moment_ends_no_call(gateway: GatewayServer, pool: ThreadPoolExecutor) -> None:
+    """The same gateway is back within the moment: it still holds the calls, and goes on with their retries."""
+    broken = threading.Event()
+    back = threading.Event()
+
+    async def across(call: ServedCall) -> None:
+        first = await call.execute()
+        broken.set()
+        while not back.is_set():
+            await asyncio.sleep(0.005)
+        assert first.state == "raised"
+        call.close(await call.execute())
+
+    gateway.script = across
+    attempts: list[int] = []
+
+    @governed
+    def work() -> str:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError("once")
+        return "second"
+
+    calling = pool.submit(work)
+    assert broken.wait(5)
+    gateway.drop()
+    eventually(lambda: len(gateway.hellos) == 2)
+    assert gateway.hellos[1].opens == (gateway.calls[0].open.ref,)
+    back.set()
+    assert calling.result(10) == "second"
+
+
+def test_an_answer_that_was_given_while_the_connection_was_down_is_delivered(
+    gateway: GatewayServer, pool: ThreadPoolExecutor
+) -> None:
+    """A tool elsewhere was called once; its result is not lost with the connection."""
+    asked, away = threading.Event(), threading.Event()
+
+    async def slow(call: ServedCall) -> None:
+        asked.set()
+        away.wait(5)
+        call.give("from elsewhere")
+
+    gateway.script = slow
+
+    @governed(name="ledger.create_payment")
+    def create_payment() -> None: ...
+
+    calling = pool.submit(create_payment)
+    assert asked.wait(5)
+
+    away.set()
+    gateway.drop()
+    assert calling.result(10) == "from elsewhere"
+    assert len(gateway.calls) == 1
+
+
+def test_a_call_that_never_reached_the_gateway_is_not_waited_for(
+    gateway: GatewayServer, pool: ThreadPoolExecutor
+) -> None:
+    """It was written and lost on the way: the gateway that is back does not name it, and it did not run."""
+    deciding = threading.Event()
+
+    async def thinking(call: ServedCall) -> None:
+        deciding.set()
+        await asyncio.sleep(30)
+
+    gateway.script = thinking
+    calling = pool.submit(ping)
+    assert deciding.wait(5)
+    for session in gateway.sessions.values():
+        session._calls.clear()
+    gateway.drop()
+    with pytest.raises(Refused, match="did not run"):
+        calling.result(10)
+    assert len(gateway.hellos) == 2
+
+
+async def test_a_caller_that_leaves_while_the_connection_is_down_is_told_of_afterwards(gateway: GatewayServer) -> None:
+    """The gateway goes on for nobody else."""
+    gateway.script = awaiting
+    running = asyncio.Event()
+
+    @governed
+    async def work() -> None:
+        running.set()
+        await asyncio.sleep(30)
+
+    task = asyncio.create_task(work())
+    await running.wait()
+    gateway.drop()
+    while process.current().up:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(eventually, gateway.calls[0].cancelled.is_set)
+
+
+def test_long_and_odd_names_reach_the_gateway_in_a_form_that_it_takes(gateway: GatewayServer) -> None:
+    """A thread id may be anything; two long ones stay two."""
+    from outrider_adapters.governed import run
+
+    for session in ("thread\n1", "x" * 500 + "1", "x" * 500 + "2"):
+        with run("r", session=session):
+            ping()
+    names = [call.open.session for call in gateway.calls]
+    assert all(name.isprintable() and len(name) <= 200 for name in names) and len(set(names)) == 3
 
 
 def test_an_order_of_a_call_that_is_over_begins_nothing(gateway: GatewayServer) -> None:

@@ -174,7 +174,7 @@ def test_httpx_and_botocore_errors_tell_status_and_wait() -> None:
     assert (raised.status, raised.retry_after_s) == (503, 2.0)
 
     class ClientError(Exception):
-        response = {"ResponseMetadata": {"HTTPStatusCode": 400, "HTTPHeaders": {"retry-after": "1"}}}  # noqa: RUF012
+        response = {"ResponseMetadata": {"HTTPStatusCode": 400, "HTTPHeaders": {"retry-after": "1"}}}
 
     raised = faults.raised(ClientError("throttled"))
     assert (raised.status, raised.retry_after_s) == (400, 1.0)

@@ -141,11 +141,15 @@ class Process:
         assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING), message
         return self.socket.close_code
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        transport = self.socket._conn.transport  # type: ignore[union-attr]
+        assert isinstance(transport, asyncio.Transport)
+        return transport
+
     async def vanish(self) -> None:
         """Die without a word."""
-        transport = self.socket._conn.transport  # type: ignore[union-attr]
-        assert transport is not None
-        transport.abort()
+        self.transport.abort()
         await self.socket.close()
 
 
@@ -435,11 +439,13 @@ async def test_a_process_that_reads_slowly_gets_everything_and_urgent_frames_fir
     monkeypatch.setattr(sessions_module, "BACKLOG_BYTES", 1 << 30)
     process = await world.join()
     world.supervisor.made = "x" * 200_000
+    process.transport.pause_reading()
     await process.say(*(Open(f"r{n}", "made.thing") for n in range(150)))
     await world.until(lambda: len(world.supervisor.calls) == 150 and not world.open_refs())
     (link,) = world.channel._sockets.values()
     assert link._queue
     world.channel.broadcast_lifecycle("killed", "global")
+    process.transport.resume_reading()
     frames = await process.hear_all(151)
     assert [frame.ref for frame in frames if isinstance(frame, Closed)] == [f"r{n}" for n in range(150)]
     assert isinstance(frames[-1], Closed) and sum(isinstance(frame, Lifecycle) for frame in frames) == 1

@@ -405,3 +405,37 @@ async def test_draining_refuses_new_calls_and_lets_old_ones_end(tmp_path: Path) 
         assert (await rig.call("up.read")).code is Code.DRAINING
         await draining
         assert flight.answer is not None and flight.answer.result().ok
+
+
+async def test_a_refusal_does_not_wait_for_a_ledger_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer "no" comes within a second; a call that was sent waits until its end is written."""
+    async with Rig(tmp_path) as rig:
+        hanging = now() + 10.0
+        written = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_at(hanging, written.set_result, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.supervisor._recorder, "finished", lambda *_: written)
+            began = now()
+            assert (await rig.call("nowhere.x")).code is Code.UNKNOWN_TOOL and now() - began <= 1.01
+            assert (await rig.call("up.write")).ok and now() >= hanging
+
+
+async def test_an_attempt_is_not_sent_through_a_breaker_that_opened_while_its_intent_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The permit was given before; an open breaker sends nothing all the same."""
+    async with Rig(tmp_path) as rig:
+        assert (await rig.call("up.read")).ok
+        (domain,) = rig.domains
+        write = rig.supervisor._recorder.attempt_started
+
+        def opens_meanwhile(*call: Any) -> Any:
+            domain.breaker.force_open(now())
+            return write(*call)
+
+        monkeypatch.setattr(rig.supervisor._recorder, "attempt_started", opens_meanwhile)
+        outcome = await rig.call("up.write")
+        assert (outcome.code, outcome.kind) == (Code.BREAKER_OPEN, OutcomeKind.NOT_EXECUTED)
+        assert rig.upstream.count() == 1

@@ -113,6 +113,12 @@ def test_paths_redact_what_they_name_and_nothing_else(path: str, expected: Any) 
     assert value == {"iban": 1, "to": [{"iban": 2, "x": 3}, {"iban": 4}]}
 
 
+def test_a_path_that_cannot_be_understood_hides_everything() -> None:
+    """A policy refuses such a path at load; should one get here, nothing is stored rather than too much."""
+    assert redact({"a": 1}, "$.args[?(@.x)]") == REDACTED
+    assert redact({"a": 1}, "nonsense", root="result") == REDACTED
+
+
 def test_several_paths_and_names_work_together() -> None:
     """In one walk."""
     value = {"a": {"b": 1, "c": 2}, "token": 3, "d": [4, 5]}

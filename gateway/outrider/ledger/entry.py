@@ -56,7 +56,7 @@ class Scribe:
         self._redactor = Redactor(settings.redact_keys)
 
     def entry(self, event: Event, args: Any, result: Any, redact: tuple[str, ...]) -> Entry:
-        """Encode a record. Later changes to what was passed do not reach it. Raises ValueError for a bad path."""
+        """Encode a record. Later changes to what was passed do not reach it."""
         entry = Entry()
         entry.appended = clock.monotonic()
         entry.is_start = event.type in STARTS

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -40,6 +40,7 @@ DEFAULT_SUFFIXES: Final = (
 )  # fmt: skip
 """And names that end with one of these: ``db_password``, ``X-Api-Key``, ``githubToken``."""
 
+Root = Literal["args", "result"]
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _NOT_IN_NAMES = str.maketrans("", "", "-_. ")
 _encoder = msgspec.json.Encoder(order="sorted", enc_hook=str)
@@ -70,7 +71,7 @@ class Redactor:
 
         self._is_secret = is_secret
 
-    def redact(self, root: str, value: Any, paths: tuple[str, ...] = ()) -> Any:
+    def redact(self, root: Root, value: Any, paths: tuple[str, ...] = ()) -> Any:
         """``value`` with what must not be stored replaced; the same object when there is nothing to replace.
         ``root`` is ``args`` or ``result``, ``paths`` are redaction paths as written in a policy."""
         states = _states(root, paths) if paths else ()
@@ -130,7 +131,7 @@ class Redactor:
         return self._walk(item, states, depth + 1)
 
     def capture(
-        self, root: str, value: Any, paths: tuple[str, ...] = (), *, record: bool = True, whole: str = ""
+        self, root: Root, value: Any, paths: tuple[str, ...] = (), *, record: bool = True, whole: str = ""
     ) -> Captured:
         """What the ledger keeps of ``value``. Never raises: what is not JSON is kept as its digest and a mark.
 
@@ -146,7 +147,7 @@ class Redactor:
         stored = "" if same else hashlib.sha256(salt + text).hexdigest()
         return Captured(salt, digest, len(canonical), text.decode(), stored)
 
-    def _stored_text(self, root: str, value: Any, canonical: bytes, paths: tuple[str, ...], digest: str) -> bytes:
+    def _stored_text(self, root: Root, value: Any, canonical: bytes, paths: tuple[str, ...], digest: str) -> bytes:
         if len(canonical) > MAX_STORED_BYTES:
             return _encoder.encode({"«cut»": True, "bytes": len(canonical), "digest": digest})
         redacted = self.redact(root, value, paths)
@@ -159,12 +160,21 @@ States = tuple[State, ...]
 
 
 @lru_cache(maxsize=4096)
-def _paths(root: str, paths: tuple[str, ...]) -> tuple[RedactionPath, ...]:
-    return tuple(path for path in map(parse_path, paths) if path.root == root)
+def _paths(root: Root, paths: tuple[str, ...]) -> tuple[RedactionPath, ...]:
+    """Those of this root. A policy holds none that cannot be parsed; one that comes here all the same hides all."""
+    found: list[RedactionPath] = []
+    for text in paths:
+        try:
+            path = parse_path(text)
+        except ValueError:
+            path = RedactionPath(root, (), text)
+        if path.root == root:
+            found.append(path)
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
-def _states(root: str, paths: tuple[str, ...]) -> States:
+def _states(root: Root, paths: tuple[str, ...]) -> States:
     return tuple((path, 0) for path in _paths(root, paths))
 
 

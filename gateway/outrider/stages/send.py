@@ -1,4 +1,4 @@
-"""Send: the last look at kills and denies, then one sending under the smaller of per-try timeout and what remains."""
+"""Send: the last look at kills, denies and breaker, then one sending within per-try timeout and what remains."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import replace
 from outrider import clock
 from outrider.access import newly_denied
 from outrider.calls import Attempt, Effect, Failure, Outcome, OutcomeKind, Reason
+from outrider.domains.breaker import State
+from outrider.errors import Code
 from outrider.flight import Flight, killed_by
 from outrider.kills import KillBoard
 from outrider.policy.load import Policy
@@ -39,6 +41,8 @@ class Send:
             return flight.verdict.stopped(proof, STAGE)
         if denied := newly_denied(flight, self._newest(), plan.tool, STAGE):
             return denied
+        if opened := _opened_meanwhile(flight):
+            return opened
         return await self._send(flight, plan, attempt)
 
     async def _send(self, flight: Flight, plan: Plan, attempt: Attempt) -> Outcome:
@@ -55,6 +59,18 @@ class Send:
         assert flight.verdict is not None
         known = await driver.stopped(attempt, plan, flight.verdict.cause.value)
         return known if known.ok else flight.verdict.stopped(known, STAGE)
+
+
+def _opened_meanwhile(flight: Flight) -> Outcome | None:
+    """The breaker opened while the intent of this attempt was written: an open breaker sends nothing."""
+    domain = flight.domain
+    if domain is None or domain.breaker.state not in {State.OPEN, State.FORCED_OPEN}:
+        return None
+    detail = f"The circuit breaker of '{domain.key}' opened before this was sent; nothing was sent."
+    retry_after_s = domain.breaker.peek(clock.monotonic())
+    return Outcome(
+        OutcomeKind.NOT_EXECUTED, code=Code.BREAKER_OPEN, detail=detail, stage=STAGE, retry_after_s=retry_after_s
+    )
 
 
 def _per_try_s(flight: Flight, plan: Plan) -> float | None:
