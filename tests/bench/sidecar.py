@@ -12,7 +12,6 @@ from typing import Any
 from tests.bench.client import http_request
 from tests.bench.processes import Broken, Child, Household
 
-LAUNCH = ["/tmp/stubserve.py"]
 READY = re.compile(r"outrider ready listen=[\d.]+:(\d+) control=[\d.]+:(\d+) pid=(\d+)")
 
 POLICY = """\
@@ -83,7 +82,7 @@ def start_sidecar(household: Household, name: str, policy_text: str, data: Path 
     folder.mkdir(exist_ok=True)
     (folder / "policy.yaml").write_text(policy_text)
     data = data or household.folder / f"{name}-data"
-    argv = [sys.executable, *LAUNCH, "serve", "--policy", str(folder), "--data", str(data)]
+    argv = [sys.executable, "-m", "outrider", "serve", "--policy", str(folder), "--data", str(data)]
     child = household.start(name, [*argv, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
     line = child.line()
     ready_s = time.monotonic() - child.started

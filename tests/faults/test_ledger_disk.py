@@ -27,7 +27,7 @@ def may_mount(folder: Path) -> bool:
 
 def run(before: list[str], disk: str, folder: Path) -> dict[str, Any]:
     command = [*before, sys.executable, str(CHILD), disk, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))

@@ -355,6 +355,21 @@ async def test_the_write_ahead_log_is_folded_while_batches_go_on(
     assert verify(tmp_path).ok
 
 
+async def test_nothing_that_goes_wrong_with_folding_stops_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even that no thread can be started."""
+
+    def fails(**_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with opened(tmp_path) as ledger:
+        monkeypatch.setattr(ledger._committer, "tidy", fails)
+        for _ in range(3):
+            await ledger.append(event())
+        assert ledger.healthy
+
+
 @pytest.mark.looptime
 async def test_inline_a_commit_takes_no_virtual_time(tmp_path: Path) -> None:
     """A thread cannot be awaited under a virtual clock: timers would ring first."""
@@ -401,6 +416,25 @@ async def test_the_loop_goes_on_while_a_commit_hangs(tmp_path: Path) -> None:
         assert not stuck.done() and not later.done()
         stall.hold.set()
         assert (await stuck, await later) == (1, 2)
+
+
+async def test_a_disk_that_does_not_answer_refuses_starts_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than let every call wait for its deadline; what is under way is kept."""
+    monkeypatch.setattr(writer, "STALL_S", 0.05)
+    async with opened(tmp_path) as ledger:
+        stall = Stall(ledger)
+        stuck = ledger.append(event())
+        await stall.reached()
+        await asyncio.sleep(0.06)
+        assert not ledger.healthy
+        end = ledger.append(event(FINISHED))
+        with pytest.raises(LedgerUnavailable, match="does not answer"):
+            await ledger.append(event(STARTED))
+        stall.hold.set()
+        assert (await stuck, await end) == (1, 2)
+        assert ledger.healthy and await ledger.append(event(STARTED)) == 3
 
 
 async def test_closing_does_not_wait_for_a_hanging_disk_for_ever(

@@ -4,6 +4,7 @@ the loop itself."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class ThreadHand:
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
             del job, work, done  # an idle thread keeps nothing alive
-            self._chores.tidy(aside=True)
+            tidy(self._chores, aside=True)
 
 
 class InlineHand:
@@ -69,10 +70,16 @@ class InlineHand:
 
     def submit(self, work: Work, done: Done) -> None:
         self._loop.call_soon(done, attempt(work))
-        self._chores.tidy(aside=False)
+        tidy(self._chores, aside=False)
 
     def close(self, *, wait: bool) -> None:
         pass
+
+
+def tidy(chores: Chores, *, aside: bool) -> None:
+    """Do the chores. Nothing that goes wrong there (no more threads, say) is worth the writer: it comes up again."""
+    with contextlib.suppress(Exception):
+        chores.tidy(aside=aside)
 
 
 def attempt(work: Work) -> BaseException | None:

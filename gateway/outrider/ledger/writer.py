@@ -38,6 +38,8 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 END_RETRY_S: Final = 30.0
 """How long an end is kept for a ledger that cannot be written. Given up, its attempt is recovered as unknown."""
+STALL_S: Final = 5.0
+"""A batch that takes longer than this means a disk that does not answer: starts are refused until it does."""
 CLOSE_S: Final = 5.0
 MARK_EVERY: Final = 5_000
 """Records between two watermarks of what is under way: what a start reads at most, beside what was open."""
@@ -71,6 +73,7 @@ class Ledger:
         self._pending_bytes = 0
         self._sent: list[Entry] = []
         self._sent_head = self._head
+        self._sent_at = 0.0
         self._busy = False  # the hand holds work of ours
         self._scheduled = False
         self._linger: asyncio.TimerHandle | None = None
@@ -113,12 +116,16 @@ class Ledger:
     @property
     def healthy(self) -> bool:
         """Whether a start would be accepted now."""
-        return self._trouble is None and not self._closing
+        return not self.trouble and not self._closing
 
     @property
     def trouble(self) -> str:
-        """Why it is not healthy, as a sentence; empty when it is."""
-        return "" if self._trouble is None else str(self._trouble)
+        """Why it cannot be written, as a sentence; empty when it can."""
+        if self._trouble is not None:
+            return str(self._trouble)
+        if self._sent and clock.monotonic() - self._sent_at > STALL_S:
+            return "the disk of the data folder does not answer; see the system's log"
+        return ""
 
     @property
     def full(self) -> bool:
@@ -185,8 +192,8 @@ class Ledger:
         if self._closing:
             return "The ledger is closed: the sidecar is shutting down."
         is_start = type_ in STARTS
-        if is_start and self._trouble is not None:
-            return f"The ledger cannot be written: {self._trouble}. It recovers by itself."
+        if is_start and (trouble := self.trouble):
+            return f"The ledger cannot be written: {trouble}. It recovers by itself."
         room = 1 if is_start else 2
         if len(self._pending) >= room * MAX_QUEUED or self._pending_bytes >= room * MAX_QUEUED_BYTES:
             return f"The ledger is behind by {len(self._pending)} records: its disk is too slow for this load."
@@ -218,6 +225,7 @@ class Ledger:
         if self._busy or self._blocked or not self._pending:
             return
         self._sent = self._take()
+        self._sent_at = clock.monotonic()
         batch = self._seal(self._sent)
         self._busy = True
         use_reserve, self._use_reserve = self._use_reserve, False

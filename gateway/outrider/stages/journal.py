@@ -53,7 +53,7 @@ class Journal:
 
     async def _intent(self, flight: Flight, attempt: Attempt) -> Outcome | None:
         if self._recorder.refuses_effects(flight.policy.ledger):
-            detail = "The ledger is larger than ledger.maxBytes allows, and the policy then refuses calls with effects."
+            detail = "The ledger is larger than ledger.maxSize allows, and the policy then refuses calls with effects."
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
         try:
             await self._recorder.attempt_started(flight, attempt)
