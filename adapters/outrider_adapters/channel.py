@@ -8,26 +8,21 @@ microseconds and never while something waits. ``process.py`` keeps the one chann
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import os
-import platform
+import random
 import secrets
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib import metadata
 from typing import Literal
-
-import msgspec
 
 from outrider import wire
 from outrider.errors import Code, problem
-from outrider_adapters import tracing, views
+from outrider_adapters import frames
 from outrider_adapters.environment import Surroundings
 from outrider_adapters.exchange import Attempt, Exchange, State
 from outrider_adapters.link import Link
@@ -43,9 +38,24 @@ STRANDED_S = 5.0
 """The longest that calls wait for their gateway to come back, whatever the environment says; below its own window."""
 REDELIVERY_S = 0.5
 """How long after a welcome the answers that the gateway kept may take to arrive."""
-NAME_CHARS = 200
-"""The longest name that the gateway takes for a run, a session and so on."""
 Notify = Callable[[], None]
+
+
+class _Gate:
+    """The lock. What was posted under it is sent behind it: a write to a socket is no business of the lock's."""
+
+    __slots__ = ("_link", "_lock")
+
+    def __init__(self, link: Link) -> None:
+        self._lock = threading.Lock()
+        self._link = link
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._link.flush()
 
 
 class Channel:
@@ -60,8 +70,8 @@ class Channel:
         self.session_key = secrets.token_hex(16)
         self.incarnation = ""
         self.inherited = False  # a forked child's copy of its parent's channel: it must say nothing
+        self._random = random.Random()
         self._refs = itertools.count(1)
-        self._gate = threading.Lock()
         self._up = False
         self._trouble = ""
         self._down_since = time.monotonic()
@@ -74,14 +84,16 @@ class Channel:
         self._greeted: set[Key] = set()  # ends that the last hello told
         self._said_unrecorded = False
         self._link = Link(surroundings, self)
+        self._gate = _Gate(self._link)
 
     def start(self) -> None:
         """Begin to connect, without waiting."""
         self._link.start()
 
     def mint(self) -> str:
-        """An id for a run that its caller did not name."""
-        return uuid.uuid4().hex
+        """An id for a run that its caller did not name. A generator of our own: a program may seed the shared one, and
+        asking the system takes longer than all the rest of a call's opening."""
+        return f"{self._random.getrandbits(128):032x}"
 
     @property
     def up(self) -> bool:
@@ -97,7 +109,7 @@ class Channel:
     def open(self, exchange: Exchange) -> Answer | None:
         """Send ``open``; None when that went well. ``Unsent`` when the channel is not up."""
         exchange.ref = f"{next(self._refs):x}"
-        data = _encode_open(exchange)
+        data = frames.encode_open(exchange)
         if len(data) > self.limits.frame_bytes:
             detail = f"The arguments of {exchange.work.tool} take {len(data)} bytes; {self.limits.frame_bytes} may be."
             return Problem(problem(Code.TOO_LARGE, detail, outcome="not_executed", attempts=0))
@@ -187,22 +199,9 @@ class Channel:
             unacked, later = self._spool.split(self.limits.frame_bytes // 2)
             self._greeted = {(one.call, one.n) for one in unacked}
             running = [*self._attempts, *((one.call, one.n) for one in later)]
-        return wire.encode_frame(
-            wire.Hello(
-                protocol=wire.PROTOCOL,
-                oldest_protocol=wire.OLDEST_PROTOCOL,
-                agent=self.surroundings.agent or "anonymous",
-                framework="+".join(self.frameworks) or "python",
-                instance=self.instance,
-                session_key=self.session_key,
-                versions={"outrider": _version(), "python": platform.python_version(), **self.frameworks},
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                running=tuple(wire.Running(call, n) for call, n in dict.fromkeys(running)),
-                unacked=tuple(unacked),
-                opens=(*self._stranded, *self._left),
-            )
-        )
+            opens = (*self._stranded, *self._left)
+        me = frames.Myself(self.surroundings.agent, self.instance, self.session_key, self.frameworks)
+        return frames.hello(me, running, unacked, opens)
 
     def welcome(self, frame: wire.Welcome) -> None:
         """Connected and greeted. Calls that the gateway still holds go on; of the others it may have kept the answer,
@@ -302,13 +301,15 @@ class Channel:
             begin_by = time.monotonic() + frame.start_by_ms / 1000 if frame.start_by_ms > 0 else None
             attempt = Attempt(exchange, frame, exchange.context.copy(), begin_by)
             exchange.attempts[frame.n] = self._attempts[key] = attempt
-        self._watch(attempt)
         try:
-            exchange.schedule(attempt)
+            if exchange.schedule(attempt) and begin_by is not None:
+                attempt.timers.append(self._link.later(frame.start_by_ms / 1000, self._begin_by_passed, attempt))
         except RuntimeError as error:  # no thread to be had, or the agent's loop is closed
             log.warning("%s cannot begin here: %s", exchange.work.tool, error)
             with self._gate:
                 self._revoke([attempt])
+        if attempt.limit_s > 0:
+            attempt.timers.append(self._link.later(attempt.limit_s, self._limit_passed, attempt))
 
     def _abort(self, frame: wire.Abort) -> None:
         key = (frame.call, frame.n)
@@ -342,13 +343,6 @@ class Channel:
         exchange = self._drop(frame.ref)
         if exchange is not None:
             exchange.resolve(Problem(frame.problem))
-
-    def _watch(self, attempt: Attempt) -> None:
-        """Two timers: the last moment to begin, and the backstop of the timeout."""
-        if attempt.begin_by is not None:
-            attempt.timers.append(self._link.later(attempt.order.start_by_ms / 1000, self._begin_by_passed, attempt))
-        if attempt.limit_s > 0:
-            attempt.timers.append(self._link.later(attempt.limit_s, self._limit_passed, attempt))
 
     def _begin_by_passed(self, attempt: Attempt) -> None:
         with self._gate:
@@ -385,54 +379,24 @@ class Channel:
         if self.inherited:
             return
         until = time.monotonic() + timeout_s
-        while self._up and len(self._spool) and time.monotonic() < until:
+        while self._up and self._ending and time.monotonic() < until:
             time.sleep(0.005)
         if self._up:
             self._link.post(wire.encode_frame(wire.Bye(reason)))
+            self._link.flush()
         self._link.stop(max(0.05, until - time.monotonic()))
+
+    @property
+    def _ending(self) -> bool:
+        """Something has ended that is not told and acked yet."""
+        return len(self._spool) > 0 or any(one.state is State.DONE for one in list(self._attempts.values()))
 
     def forsake(self) -> None:
         """In a forked child: let go of the parent's connection without a word. ``/dev/null`` takes the descriptor's
         place: the parent's connection then ends with the parent, and no descriptor is ever closed twice."""
         self.inherited = True
-        if self._link.fd >= 0:
-            with suppress(OSError):
-                null = os.open(os.devnull, os.O_RDWR)
-                os.dup2(null, self._link.fd)
-                os.close(null)
-
-
-def tidy(name: str) -> str:
-    """A name as the gateway takes it: printable, at most 200 characters. A longer one keeps its head and gets a digest,
-    so that two long names stay two."""
-    if len(name) <= NAME_CHARS and name.isprintable():
-        return name
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name[: NAME_CHARS - 20])
-    return f"{shown}~{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:16]}"
-
-
-def _encode_open(exchange: Exchange) -> bytes:
-    work = exchange.work
-    frame = wire.Open(
-        ref=exchange.ref,
-        tool=work.tool,
-        args=dict(work.args),
-        agent=tidy(exchange.agent),
-        run=tidy(exchange.run),
-        session=tidy(exchange.session),
-        parent=exchange.parent,
-        caller_ref=tidy(work.caller_ref),
-        traceparent=tracing.traceparent(),
-        framework_tool=tidy(work.framework_tool),
-    )
-    try:
-        return views.encode(frame)
-    except Exception:  # what has no JSON form: lone surrogates, cycles, numbers beyond 64 bits, strange keys
-        return views.encode(msgspec.structs.replace(frame, args=views.plain(work.args)))
-
-
-def _version() -> str:
-    try:
-        return metadata.version("outrider")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in self._link.descriptors:
+                os.dup2(null, descriptor)
+            os.close(null)

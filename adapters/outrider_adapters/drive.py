@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from outrider.errors import Code, problem
 from outrider_adapters import process, views
 from outrider_adapters.channel import Channel
 from outrider_adapters.exchange import Attempt, Exchange
@@ -25,28 +26,45 @@ SLACK_S = 0.5
 
 def call(work: Work) -> Answer:
     """Govern one call; blocks the calling thread. Raises Misconfigured when this process knows no sidecar."""
+    orphaned = _parent_given_up(work)
+    if orphaned is not None:
+        return orphaned
     channel = process.current()
     until = time.monotonic() + channel.surroundings.connect_wait_s + SLACK_S
-    while True:
-        if not channel.up and not _await_up(channel, until):
-            return channel.unreachable_problem()
+    while channel.up or _await_up(channel, until):
         exchange = ThreadExchange(channel, work)
         answer = channel.open(exchange) or exchange.wait()
         if not isinstance(answer, Unsent):
             return answer
+        if time.monotonic() > until:
+            break
+    return channel.unreachable_problem()
 
 
 async def acall(work: Work) -> Answer:
     """Govern one call; the calling task waits, its loop does not. Raises Misconfigured like ``call``."""
+    orphaned = _parent_given_up(work)
+    if orphaned is not None:
+        return orphaned
     channel = process.current()
     until = time.monotonic() + channel.surroundings.connect_wait_s + SLACK_S
-    while True:
-        if not channel.up and not await _await_up_async(channel, until):
-            return channel.unreachable_problem()
+    while channel.up or await _await_up_async(channel, until):
         exchange = LoopExchange(channel, work)
         answer = channel.open(exchange) or await exchange.wait()
         if not isinstance(answer, Unsent):
             return answer
+        if time.monotonic() > until:
+            break
+    return channel.unreachable_problem()
+
+
+def _parent_given_up(work: Work) -> Problem | None:
+    """A thread cannot be stopped; but what was killed or timed out begins nothing more."""
+    inside = INSIDE.get()
+    if inside is None or inside.attempt is None or not inside.attempt.abandoned:
+        return None
+    detail = f"The call inside which {work.tool} was asked for was stopped; nothing more begins in it."
+    return Problem(problem(Code.CANCELLED, detail, outcome="not_executed", attempts=0))
 
 
 def _await_up(channel: Channel, until: float) -> bool:
@@ -85,13 +103,14 @@ class ThreadExchange(Exchange):
     def _deliver(self, answer: Answer) -> None:
         self._inbox.put(answer)
 
-    def schedule(self, attempt: Attempt) -> None:
+    def schedule(self, attempt: Attempt) -> bool:
         """A function that is bound to its thread runs where the caller waits, and so does a parent, which has no
         timeout: it is freed by its children."""
         if attempt.order.placement == "caller" or attempt.order.composite:
             self._inbox.put(attempt)
-        else:
-            self.channel.workers.submit(lambda: self.run_here(attempt))
+            return True
+        self.channel.workers.submit(lambda: self.run_here(attempt))
+        return False
 
     def wait(self) -> Answer:
         """The caller's thread: waits for the answer, and runs what must run here."""
@@ -135,12 +154,13 @@ class LoopExchange(Exchange):
         except RuntimeError:
             return
 
-    def schedule(self, attempt: Attempt) -> None:
+    def schedule(self, attempt: Attempt) -> bool:
         threaded = self.work.invoke is not None and attempt.order.placement != "caller"
         if threaded or self.work.ainvoke is None:
             self.channel.workers.submit(lambda: self.run_here(attempt))
-        else:
-            self._loop.call_soon_threadsafe(self._start, attempt)
+            return False
+        self._loop.call_soon_threadsafe(self._start, attempt)
+        return True
 
     def _start(self, attempt: Attempt) -> None:
         if self.channel.begin(attempt):

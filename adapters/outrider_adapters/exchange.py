@@ -118,8 +118,9 @@ class Exchange:
     def _deliver(self, answer: Answer) -> None:
         raise NotImplementedError
 
-    def schedule(self, attempt: Attempt) -> None:
-        """See to it that the attempt is begun; on the link's thread. Raises RuntimeError when that cannot be."""
+    def schedule(self, attempt: Attempt) -> bool:
+        """See to it that the attempt is begun; on the link's thread. Whether somebody else's thread or loop must find
+        the time for it, so that it may come too late. Raises RuntimeError when it cannot be begun at all."""
         raise NotImplementedError
 
     def cancel(self, attempt: Attempt) -> None:
@@ -231,8 +232,8 @@ class Exchange:
             self.end_alone()  # one that runs will answer with its own end
 
     def _last_begun(self) -> Attempt | None:
-        begun = [one for _, one in sorted(self.attempts.items()) if one.state in (State.RUNNING, State.DONE)]
-        return begun[-1] if begun else None
+        begun = [one for one in list(self.attempts.values()) if one.state in (State.RUNNING, State.DONE)]
+        return max(begun, key=lambda one: one.order.n, default=None)
 
     def end_alone(self) -> None:
         """No gateway answers: a good result is handed out, and everything else once nobody can be waited for."""

@@ -7,6 +7,7 @@ that the caller gave (``config["run_id"]``), else the one LangChain minted, whic
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from contextvars import ContextVar
@@ -87,8 +88,14 @@ class _Roots(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         self._ended(run_id)
 
+    def after_fork_in_child(self) -> None:
+        """Another thread of the parent may have held the lock, and does not exist here."""
+        self._lock = threading.Lock()
+
 
 ROOTS = _Roots()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ROOTS.after_fork_in_child)
 _everywhere: ContextVar[_Roots | None] = ContextVar("outrider_roots", default=ROOTS)
 _registered = False
 

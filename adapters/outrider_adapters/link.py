@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket as sockets
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -21,6 +21,7 @@ import aiohttp
 
 from outrider import wire
 from outrider_adapters.environment import Surroundings
+from outrider_adapters.writer import PING, PONG, DirectWriter, LoopWriter, Sending, Writer
 
 log = logging.getLogger("outrider")
 
@@ -33,14 +34,8 @@ FATAL_DELAY_S = 30.0
 POKED_DELAY_S = 0.1
 """A waiting call shortens the pause to this; a fatal one to ten times this."""
 PING_S = 5.0
-"""WebSocket pings; an answer that is missing for half of it ends the connection (a stopped or frozen sidecar)."""
+"""How often the sidecar is pinged. Silent for one and a half times as long, it is stopped or frozen, and given up."""
 RECEIVE_BYTES = 4 * wire.FRAME_BYTES
-
-
-class Sending(Protocol):
-    """Told that its frame is about to be written."""
-
-    sent: bool
 
 
 class Peer(Protocol):
@@ -54,7 +49,11 @@ class Peer(Protocol):
 
 
 class Unwelcome(Exception):
-    """The sidecar answered and refused this process; asking again at once would not help."""
+    """The sidecar answered and refused this process. ``fatal``: asking again soon would not help."""
+
+    def __init__(self, text: str, fatal: bool = True) -> None:
+        super().__init__(text)
+        self.fatal = fatal
 
 
 class Link:
@@ -66,15 +65,13 @@ class Link:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outbox: deque[tuple[bytes, Sending | None]] = deque()
-        self._urgent: deque[tuple[bytes, Sending | None]] = deque()
-        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
+        self._writer: Writer | None = None
         self._poked = asyncio.Event()
-        self._woken = False
         self._stopping = threading.Event()
         self._halted = asyncio.Event()  # the same, for the loop's own waits
         self._heartbeat_s = PING_S
-        self.fd = -1  # the socket's, while there is one; a forked child must let go of it
+        self._heard = 0.0
+        self.descriptors: tuple[int, ...] = ()  # of the connection; a forked child must let go of them
 
     # ── from any thread ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,11 +84,16 @@ class Link:
                 self._thread.start()
 
     def post(self, data: bytes, *, sending: Sending | None = None, urgent: bool = False) -> None:
-        """Queue a frame. Urgent ones (aborted, heartbeat) never wait behind data."""
-        (self._urgent if urgent else self._outbox).append((data, sending))
-        if not self._woken:
-            self._woken = True
-            self._on_loop(self._flush)
+        """Queue a frame for the connection there is; ``flush`` sends it. Urgent ones never wait behind data."""
+        writer = self._writer
+        if writer is not None:
+            writer.put(data, sending=sending, urgent=urgent)
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        writer = self._writer
+        if writer is not None:
+            writer.flush()
 
     def poke(self) -> None:
         """A call waits: do not sleep through the whole pause."""
@@ -105,20 +107,20 @@ class Link:
     def stop(self, timeout_s: float) -> None:
         """Write what is queued, close, end the thread; at most ``timeout_s``."""
         self._stopping.set()
-        for action in (self._flush, self._poked.set, self._halted.set):
+        for action in (self._poked.set, self._halted.set):
             self._on_loop(action)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
-    def _on_loop(self, action: Callable[[], None]) -> None:
+    def _on_loop(self, action: Callable[..., None], *args: object) -> None:
         loop = self._loop
         if loop is None:
             return
         if self._thread is threading.current_thread():
-            loop.call_soon(action)
+            loop.call_soon(action, *args)
             return
         with suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(action)
+            loop.call_soon_threadsafe(action, *args)
 
     # ── on the link's thread ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,20 +167,18 @@ class Link:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     welcome = await self._greet(socket)
-                self._outbox.clear()
-                self._urgent.clear()
-                self._socket = socket
+                self._take_over(socket)
                 self._heartbeat_s = max(0.05, welcome.limits.heartbeat_ms / 1000)
                 up = True
                 self._peer.welcome(welcome)
                 await self._serve(socket)
             finally:
-                self.fd, self._socket = -1, None
+                self._let_go()
                 if up:
                     self._peer.lost()
                 await socket.close()
         except Unwelcome as refusal:
-            return up, str(refusal), True
+            return up, str(refusal), refusal.fatal
         except aiohttp.WSServerHandshakeError as error:
             return up, *_handshake_trouble(error)
         except TimeoutError:
@@ -193,15 +193,43 @@ class Link:
         socket = await http.ws_connect(
             surroundings.channel_url,
             headers={"Authorization": f"Bearer {surroundings.bearer()}"},
-            heartbeat=PING_S,
+            autoping=False,  # pongs go through our own writer, like everything
             max_msg_size=RECEIVE_BYTES,
             timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
             ssl=secure,
             decode_text=False,
         )
-        raw = socket.get_extra_info("socket")
-        self.fd = raw.fileno() if raw is not None else -1
+        self.descriptors = (_socket_of(socket).fileno(),)
         return socket
+
+    def _take_over(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        """From now on this connection's frames are written by our own writer, and by nobody else until it closes."""
+        if socket.get_extra_info("sslcontext") is not None:
+            self._writer = LoopWriter(socket, self._on_loop)
+            return
+        raw = _socket_of(socket).dup()
+        raw.setblocking(False)
+        self.descriptors = (*self.descriptors, raw.fileno())
+        self._writer = DirectWriter(raw, lambda fd: self._on_loop(self._watch, fd))
+
+    def _watch(self, fd: int) -> None:
+        """The socket is full: go on when it takes more."""
+        loop, writer = self._loop, self._writer
+        if loop is None or not isinstance(writer, DirectWriter) or writer.fd != fd:
+            return
+
+        def writable() -> None:
+            loop.remove_writer(fd)
+            writer.resume()
+
+        loop.add_writer(fd, writable)
+
+    def _let_go(self) -> None:
+        writer, self._writer, self.descriptors = self._writer, None, ()
+        if isinstance(writer, DirectWriter) and self._loop is not None:
+            self._loop.remove_writer(writer.fd)
+        if writer is not None:
+            writer.drop()
 
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> wire.Welcome:
         await socket.send_frame(self._peer.hello(), aiohttp.WSMsgType.TEXT)
@@ -211,52 +239,67 @@ class Link:
                 raise aiohttp.ClientConnectionError(f"closed during the greeting (code {socket.close_code})")
             frame = decode(message.data)
             if isinstance(frame, wire.ProblemFrame):
-                raise Unwelcome(str(frame.problem.get("detail", "the sidecar refused this process")))
+                raise Unwelcome(str(frame.problem.get("detail", "the sidecar refused this process")), frame.fatal)
             if isinstance(frame, wire.Welcome):
                 return _agreed(frame)
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        helpers = [asyncio.create_task(self._beat()), asyncio.create_task(self._close_when_halted(socket))]
-        try:
-            while not self._stopping.is_set():
-                message = await socket.receive()
-                if message.type not in DATA:
-                    return
+        self._heard = time.monotonic()
+        async with asyncio.timeout(None) as patience:
+            helpers = [asyncio.create_task(self._beat(patience)), asyncio.create_task(self._close_when_halted(socket))]
+            try:
+                await self._read_all(socket)
+            finally:
+                for task in helpers:
+                    task.cancel()
+                await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _read_all(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        while not self._stopping.is_set():
+            message = await socket.receive()
+            self._heard = time.monotonic()
+            if message.type in DATA:
                 frame = decode(message.data)
                 if frame is not None:
                     self._peer.receive(frame)
-        finally:
-            for task in helpers:
-                task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            elif message.type is PING:
+                self._say(PONG, message.data)
+            elif message.type is not PONG:
+                return
 
-    def _flush(self) -> None:
-        """Write what is queued. In a callback and not in a task of its own: a task is woken one turn of the loop later,
-        which is a third of a call's time on the loop. There is no backpressure to be had either: what is queued is
-        bounded by the calls that are open, and would wait in memory here or there."""
-        self._woken = False
-        while self._socket is not None and (queue := self._urgent or self._outbox):
-            data, sending = queue.popleft()
-            if sending is not None:
-                sending.sent = True
-            writing = self._socket.send_frame(data, aiohttp.WSMsgType.TEXT)
-            try:
-                writing.send(None)  # an uncompressed frame is written before the first wait, which is the drain's
-            except StopIteration:
-                continue
-            except (aiohttp.ClientError, OSError):
-                return  # the reader sees the end of the connection too
-            writing.close()
+    def _say(self, opcode: aiohttp.WSMsgType, data: bytes) -> None:
+        if self._writer is not None:
+            self._writer.put(data, opcode=opcode, urgent=True)
+            self._writer.flush()
 
     async def _close_when_halted(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         await self._halted.wait()
-        self._flush()
+        while self._writer is not None and not self._writer.empty:
+            self._writer.flush()
+            await asyncio.sleep(0.002)
         await socket.close()
 
-    async def _beat(self) -> None:
+    async def _beat(self, patience: asyncio.Timeout) -> None:
+        """Say that we are here, ask whether they are, and end the connection when nothing was heard for too long."""
+        pinged = time.monotonic()
         while True:
-            await asyncio.sleep(self._heartbeat_s)
-            self.post(HEARTBEAT, urgent=True)
+            await asyncio.sleep(min(self._heartbeat_s, PING_S))
+            now = time.monotonic()
+            if now - self._heard > 1.5 * PING_S:
+                patience.reschedule(asyncio.get_running_loop().time())
+                return
+            self._say(aiohttp.WSMsgType.TEXT, HEARTBEAT)
+            if now - pinged >= PING_S and now - self._heard >= PING_S / 2:
+                pinged = now
+                self._say(PING, b"")
+
+
+def _socket_of(socket: aiohttp.ClientWebSocketResponse[bool]) -> sockets.socket:
+    """The connection's own. Raises ClientConnectionError when it is gone already."""
+    found = socket.get_extra_info("socket")
+    if found is None:
+        raise aiohttp.ClientConnectionError("the connection ended during the handshake")
+    return found  # type: ignore[no-any-return]
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

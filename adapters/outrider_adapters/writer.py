@@ -7,7 +7,7 @@ loop is asked only when the socket's buffer is full. Over TLS, where that cannot
 
 from __future__ import annotations
 
-import secrets
+import random
 import socket
 import struct
 import threading
@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-TEXT, PING, PONG = 0x1, 0x9, 0xA
+import aiohttp
+
+TEXT, PING, PONG = aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG
 _FIN, _MASKED = 0x80, 0x80
 
 
@@ -25,10 +27,10 @@ class Sending(Protocol):
     sent: bool
 
 
-Queued = tuple[int, bytes, Sending | None]
+Queued = tuple[aiohttp.WSMsgType, bytes, Sending | None]
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
+def frame(opcode: aiohttp.WSMsgType, payload: bytes) -> bytes:
     """A client's frame, whole and masked (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
@@ -37,36 +39,70 @@ def frame(opcode: int, payload: bytes) -> bytes:
         head = struct.pack("!BBH", _FIN | opcode, _MASKED | 126, size)
     else:
         head = struct.pack("!BBQ", _FIN | opcode, _MASKED | 127, size)
-    mask = secrets.token_bytes(4)
+    mask = random.getrandbits(32).to_bytes(4, "little")
     stretched = (mask * (size // 4 + 1))[:size]
     masked = int.from_bytes(payload, "little") ^ int.from_bytes(stretched, "little")
     return head + mask + masked.to_bytes(size, "little")
 
 
 class Writer:
-    """One connection's outgoing frames, in two lanes: urgent ones never wait behind data.
+    """One connection's outgoing frames, in two lanes: urgent ones never wait behind data."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[Queued] = deque()
+        self._data: deque[Queued] = deque()
+        self._broken = False
+
+    def put(
+        self, payload: bytes, *, opcode: aiohttp.WSMsgType = TEXT, sending: Sending | None = None, urgent: bool = False
+    ) -> None:
+        """Queue a frame; ``flush`` sends it. Short enough to be done under a lock."""
+        (self._urgent if urgent else self._data).append((opcode, payload, sending))
+
+    def flush(self) -> None:
+        """Send what is queued, from any thread; never blocks."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """The connection is over."""
+        self._broken = True
+
+    @property
+    def empty(self) -> bool:
+        """Everything was handed to the system, or never will be."""
+        return self._broken or not (self._urgent or self._data)
+
+    def _next(self) -> Queued | None:
+        queue = self._urgent or self._data
+        if not queue:
+            return None
+        item = queue.popleft()
+        if item[2] is not None:
+            item[2].sent = True
+        return item
+
+
+class DirectWriter(Writer):
+    """Sends on the thread that flushes.
 
     ``raw`` is a non-blocking socket of its own to write to. ``when_writable(fd)`` must have ``resume`` called, on any
     thread, once the socket takes more.
     """
 
     def __init__(self, raw: socket.socket, when_writable: Callable[[int], None]) -> None:
+        super().__init__()
         self._raw = raw
         self._when_writable = when_writable
         self._lock = threading.Lock()
-        self._urgent: deque[Queued] = deque()
-        self._data: deque[Queued] = deque()
         self._rest = b""  # of a frame that the socket took only in part
         self._full = False
-        self._broken = False
 
-    def put(self, opcode: int, payload: bytes, sending: Sending | None, urgent: bool) -> None:
-        """Queue a frame; ``flush`` sends it. Short enough to be done under a lock."""
-        (self._urgent if urgent else self._data).append((opcode, payload, sending))
+    @property
+    def fd(self) -> int:
+        return self._raw.fileno()
 
     def flush(self) -> None:
-        """Send what is queued, from any thread; never blocks. Whoever finds the lock taken may leave: the one who
-        holds it looks at the queues again after letting go."""
+        """Whoever finds the lock taken may leave: the one who holds it looks at the queues again after letting go."""
         while (self._urgent or self._data) and not (self._full or self._broken):
             if not self._lock.acquire(blocking=False):
                 return
@@ -84,22 +120,17 @@ class Writer:
         self.flush()
 
     def drop(self) -> None:
-        """The connection is over."""
         with self._lock:
-            self._broken = True
+            super().drop()
             self._raw.close()
 
     @property
     def empty(self) -> bool:
-        """Everything was handed to the system, or never will be."""
-        return self._broken or not (self._urgent or self._data or self._rest)
+        return super().empty and not (self._rest and not self._broken)
 
     def _send_all(self) -> None:
-        while not (self._full or self._broken) and (queue := self._urgent or self._data):
-            opcode, payload, sending = queue.popleft()
-            if sending is not None:
-                sending.sent = True
-            self._send(frame(opcode, payload))
+        while not (self._full or self._broken) and (item := self._next()):
+            self._send(frame(item[0], item[1]))
 
     def _send(self, data: bytes) -> None:
         try:
@@ -113,3 +144,28 @@ class Writer:
         if self._rest:
             self._full = True
             self._when_writable(self._raw.fileno())
+
+
+class LoopWriter(Writer):
+    """Sends on the link's loop, through aiohttp. ``on_loop(action)`` runs ``action`` there."""
+
+    def __init__(self, web_socket: aiohttp.ClientWebSocketResponse[bool], on_loop: Callable[..., None]) -> None:
+        super().__init__()
+        self._web_socket = web_socket
+        self._on_loop = on_loop
+
+    def flush(self) -> None:
+        if self._urgent or self._data:
+            self._on_loop(self._send_all)
+
+    def _send_all(self) -> None:
+        while not self._broken and (item := self._next()):
+            writing = self._web_socket.send_frame(item[1], item[0])
+            try:
+                writing.send(None)  # aiohttp writes before its first wait, which is the drain's
+            except StopIteration:
+                continue
+            except (aiohttp.ClientError, OSError):
+                self._broken = True
+                return
+            writing.close()

@@ -28,7 +28,8 @@ from outrider.errors import Code, problem
 from outrider.flight import Flight
 from outrider.frames import Malformed, check_hello, check_open, decoded, encode_answer, encode_undeliverable
 from outrider.policy.plans import Limits
-from outrider.sessions import Link, Session, session_id
+from outrider.sessions import NEVER_WAITS, Link, Session, session_id
+from outrider.telemetry import traceparent_from
 from outrider.upstreams.local import LocalUpstream
 from outrider.wire import (
     FRAME_BYTES,
@@ -147,6 +148,7 @@ class Channel:
             max_msg_size=FRAME_BYTES + 1,  # aiohttp refuses from this size on
             heartbeat=HEARTBEAT_S,
             timeout=CLOSE_S,
+            writer_limit=NEVER_WAITS,
             decode_text=False,
         )
         drain = await socket.prepare(request)
@@ -313,7 +315,7 @@ class Channel:
             parent=frame.parent,
             caller_ref=frame.caller_ref,
             deadline_ms=frame.deadline_ms,
-            traceparent=frame.traceparent[:64],
+            traceparent=traceparent_from(frame.traceparent),
             origin=session.id,
             framework_tool=frame.framework_tool,
         )

@@ -26,10 +26,14 @@ from outrider.http_common import (
 )
 from outrider.policy.current import CurrentPolicy
 from outrider.supervisor import Supervisor
+from outrider.telemetry import traceparent_from
 from outrider.wire import CallAnswer, CallBody
 
 DEADLINE_HEADER = "Gateway-Timeout-Ms"
+MAX_DEADLINE_MS = 86_400_000
 MAX_NAME_CHARS = 200
+BODY_S = 30.0
+"""How long a request's body may take to arrive."""
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 _decode_body = msgspec.json.Decoder(CallBody).decode
 _encode_answer = msgspec.json.Encoder(enc_hook=str).encode
@@ -90,10 +94,10 @@ def _agents_only(tokens: Tokens) -> Any:
 
 async def _call(plane: DataPlane, request: web.Request) -> web.Response:
     limit = plane.policies.current.limits.max_body_bytes
-    body = await _read(request, limit)
-    if body is None:
-        return problem_response(Code.TOO_LARGE, f"The body is larger than {limit} bytes (limits.maxBody).")
     try:
+        body = await _body(request, limit)
+        if body is None:
+            return problem_response(Code.TOO_LARGE, f"The body is larger than {limit} bytes (limits.maxBody).")
         call = to_call(body, request)
     except BadRequest as wrong:
         return problem_response(Code.INVALID_REQUEST, str(wrong))
@@ -107,9 +111,20 @@ async def _call(plane: DataPlane, request: web.Request) -> web.Response:
     return _answer(flight, outcome, plane.supervisor)
 
 
+async def _body(request: web.Request, limit: int) -> bytes | None:
+    """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _read(request, limit)
+    except TimeoutError:
+        raise BadRequest(f"The body did not arrive within {BODY_S:g} s.") from None
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"The body cannot be read: {error}") from None
+
+
 async def _read(request: web.Request, limit: int) -> bytes | None:
-    """The body, or None where it is larger than ``limit`` bytes."""
-    if request.content_length is not None:
+    """What is declared is believed unless the body is compressed: what counts is what it unpacks to."""
+    if request.content_length is not None and "Content-Encoding" not in request.headers:
         return await request.read() if request.content_length <= limit else None
     parts: list[bytes] = []
     size = 0
@@ -139,7 +154,7 @@ def to_call(body: bytes, request: web.Request) -> Call:
         parent=_name(asked.parent or "", "parent"),
         caller_ref=_name(asked.caller_ref or "", "caller_ref"),
         deadline_ms=_deadline_ms(request),
-        traceparent=request.headers.get("traceparent", "")[:64],
+        traceparent=traceparent_from(request.headers.get("traceparent", "")),
     )
 
 
@@ -166,9 +181,10 @@ def _deadline_ms(request: web.Request) -> int | None:
     text = request.headers.get(DEADLINE_HEADER)
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 86_400_000:
-        raise BadRequest(f"{DEADLINE_HEADER} is whole milliseconds from 1 to 86400000, not '{text[:40]}'.")
-    return int(text)
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not digits or len(digits) > 8 or int(digits) > MAX_DEADLINE_MS:
+        raise BadRequest(f"{DEADLINE_HEADER} is whole milliseconds from 1 to {MAX_DEADLINE_MS}, not {text[:40]!a}.")
+    return int(digits)
 
 
 def _answer(flight: Flight, outcome: Outcome, supervisor: Supervisor) -> web.Response:

@@ -73,14 +73,17 @@ def killed_by(kill: Kill) -> Verdict:
 class Scope:
     """One interruptible wait, with an optional time limit. Modelled on ``asyncio.timeout``: cancel, then uncancel."""
 
-    __slots__ = ("_flight", "_handle", "_task", "_timeout_s", "caller_may_leave", "interrupted", "timed_out")
+    __slots__ = (
+        "_flight", "_handle", "_task", "_timeout_s", "caller_may_leave", "interrupted", "limit_stands", "timed_out",
+    )  # fmt: skip
 
-    def __init__(self, flight: Flight, timeout_s: float | None, caller_may_leave: bool) -> None:
+    def __init__(self, flight: Flight, timeout_s: float | None, caller_may_leave: bool, limit_stands: bool) -> None:
         self._flight = flight
         self._timeout_s = timeout_s
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
         self.caller_may_leave = caller_may_leave
+        self.limit_stands = limit_stands
         self.timed_out = False
         self.interrupted = False
 
@@ -126,7 +129,8 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "decided_by", "degraded_by", "domain",
-        "may_have_run", "on_child", "plan", "policy", "received", "scope", "slot", "started_wall", "task", "verdict",
+        "may_have_run", "on_child", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
+        "unheard", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -143,6 +147,7 @@ class Flight:
         self.slot: Slot | None = None
         self.children = 0
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
+        self.unheard = False  # its caller left before the answer
         self.decided_by: str | None = None
         self.degraded_by = ""
         self.verdict: Verdict | None = None
@@ -151,11 +156,14 @@ class Flight:
         self.answer: asyncio.Future[Outcome] | None = None
         self.on_child: Callable[[], None] | None = None
 
-    def stoppable(self, timeout_s: float | None = None, *, caller_may_leave: bool = True) -> Scope:
+    def stoppable(
+        self, timeout_s: float | None = None, *, caller_may_leave: bool = True, limit_stands: bool = False
+    ) -> Scope:
         """A wait that a verdict may end. The caller checks ``verdict`` first, with no await in between.
 
-        ``caller_may_leave=False``: the caller's leaving does not end this wait (a write already sent)."""
-        return Scope(self, timeout_s, caller_may_leave)
+        ``caller_may_leave=False``: the caller's leaving does not end this wait (a write already sent).
+        ``limit_stands``: it is not an attempt's time limit (but a queue's), so a child does not lift it."""
+        return Scope(self, timeout_s, caller_may_leave, limit_stands)
 
     def stop(self, verdict: Verdict) -> bool:
         """Set the verdict and wake whoever waits. False: another came first. A kill overrides a caller that left,
@@ -178,7 +186,7 @@ class Flight:
         self.children += 1
         if self.slot is not None:
             self.slot.release()
-        if self.scope is not None:
+        if self.scope is not None and not self.scope.limit_stands:
             self.scope.disarm()
 
     @property

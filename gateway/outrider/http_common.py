@@ -97,7 +97,15 @@ def respond_problem(body: dict[str, Any]) -> web.Response:
         headers["Retry-After"] = str(max(1, -(-int(retry_after_ms) // 1000)))
     if body["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="outrider"'
-    return web.Response(body=encode_json(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE)
+    return web.Response(body=_encoded(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """A problem that quotes bytes which were no UTF-8 is told all the same."""
+    try:
+        return encode_json(body)
+    except UnicodeEncodeError:
+        return encode_json({**body, "detail": str(body["detail"]).encode("utf-8", "replace").decode()})
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.calls import Outcome, OutcomeKind
@@ -30,10 +31,12 @@ SEVERITY = (OutcomeKind.UNKNOWN, OutcomeKind.OK, OutcomeKind.DEFINITE, OutcomeKi
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the ledger holds of a call's attempts: the outcomes of those that ended, and the key that bars its like."""
+    """What the ledger holds of a call's attempts: the outcomes of those that ended, the key that bars its like, and the
+    in-process ones whose end says unknown and has not been settled."""
 
     ends: tuple[OutcomeKind, ...] = ()
     like: str = ""
+    unsettled: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class _Open:
     ends: list[OutcomeKind]
     like: str
     told: bool = False
+    taken: dict[int, Outcome] = field(default_factory=dict)  # the ends written by us
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # "nobody claimed it" and "its process is back" may cross
 
 
 class Recovery:
@@ -56,7 +61,8 @@ class Recovery:
         self._unresolved = unresolved
         self._ttl_s = ttl_s
         self._open: dict[str, _Open] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
+        self._history: Callable[[str], History] = lambda call_id: History()
         self.settled_late: SettledLate | None = None
 
     async def begin(
@@ -64,14 +70,15 @@ class Recovery:
     ) -> dict[Pair, str]:
         """Write the ends of everything but in-process attempts, and return those with their agent's instance.
 
-        Done before anything is served."""
+        Done before anything is served. ``history`` is asked later too, about late truths."""
+        self._history = history
         by_call: defaultdict[str, dict[int, OpenAttempt]] = defaultdict(dict)
         for attempt in attempts:
             by_call[attempt.call_id][attempt.n] = attempt
         for call in calls:
-            self._take(call.call_id, call.event, by_call.pop(call.call_id, {}), history)
+            self._take(call.call_id, call.event, by_call.pop(call.call_id, {}))
         for call_id, orphaned in by_call.items():  # an end of the call, none of its attempt: cannot be, so be careful
-            self._take(call_id, next(iter(orphaned.values())).event, orphaned, history)
+            self._take(call_id, next(iter(orphaned.values())).event, orphaned)
         suspects: dict[Pair, str] = {}
         for call_id in tuple(self._open):
             suspects.update(await self._close_remote(call_id))
@@ -81,10 +88,8 @@ class Recovery:
             log.warning("recovered what the former incarnation left open", extra=data)
         return suspects
 
-    def _take(
-        self, call_id: str, event: dict[str, Any], attempts: dict[int, OpenAttempt], history: Callable[[str], History]
-    ) -> None:
-        known = history(call_id)
+    def _take(self, call_id: str, event: dict[str, Any], attempts: dict[int, OpenAttempt]) -> None:
+        known = self._history(call_id)
         self._open[call_id] = _Open(event, attempts, list(known.ends), known.like)
 
     async def _close_remote(self, call_id: str) -> dict[Pair, str]:
@@ -98,18 +103,21 @@ class Recovery:
                 await self._end_attempt(call_id, n, Outcome(OutcomeKind.UNKNOWN, detail=CRASHED))
         if not suspects:
             await self._end_call(call_id)
+        elif it.like:  # it may be running still: its like is barred until that is known
+            self._note(call_id, it, math.inf)
         return suspects
 
     async def settled(self, call_id: str, n: int, outcome: Outcome) -> None:
         """The process says how a suspect attempt ended: that is its end. Durable when this returns.
 
-        About any other attempt it is a late truth, and is passed on."""
-        it = self._open.get(call_id)
-        if it is not None and n in it.attempts:
-            it.told = it.told or outcome.ok
-            await self._end_suspect(call_id, n, outcome)
-        elif self.settled_late is not None:
+        About an in-process attempt whose end says unknown it is a late truth, and is passed on. A process has no word
+        on anything else: what was sent over the network, what is known already, what never was."""
+        if await self._end_suspect(call_id, n, outcome):
+            return
+        if self.settled_late is not None and n in self._history(call_id).unsettled:
             await self.settled_late(call_id, n, outcome)
+        else:
+            log.info("a process told an end that is known, or not its to tell: call %s attempt %d", call_id, n)
 
     def gave_up(self, call_id: str, n: int) -> None:
         """Nobody claimed a suspect attempt: it may have run."""
@@ -120,16 +128,26 @@ class Recovery:
         self._tasks.add(task)
         task.add_done_callback(self._gave_up_written)
 
-    def _gave_up_written(self, task: asyncio.Task[None]) -> None:
+    def _gave_up_written(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the end of a suspect attempt could not be written; the next start tries again: %s", error)
 
-    async def _end_suspect(self, call_id: str, n: int, outcome: Outcome) -> None:
-        await self._end_attempt(call_id, n, outcome)
+    async def _end_suspect(self, call_id: str, n: int, outcome: Outcome) -> bool:
+        """Write it as the attempt's end, and the call's where it was the last. False: it has another end, or none was
+        missing. May be tried again with the same outcome until both are written."""
         it = self._open.get(call_id)
-        if it is not None and not it.attempts:
-            await self._end_call(call_id)
+        if it is None:
+            return False
+        async with it.lock:
+            if n in it.attempts:
+                if outcome.ok:  # its own process has the result
+                    it.told = True
+                    self._unresolved.forget(call_id)
+                await self._end_attempt(call_id, n, outcome)
+            if not it.attempts and call_id in self._open:
+                await self._end_call(call_id)
+        return it.taken.get(n) is outcome
 
     async def _end_attempt(self, call_id: str, n: int, outcome: Outcome) -> None:
         it = self._open[call_id]
@@ -148,8 +166,9 @@ class Recovery:
             ),
             durable=True,
         )
-        if it.attempts.pop(n, None) is not None:
-            it.ends.append(outcome.kind)
+        del it.attempts[n]
+        it.ends.append(outcome.kind)
+        it.taken[n] = outcome
 
     async def _end_call(self, call_id: str) -> None:
         it = self._open[call_id]
@@ -169,13 +188,19 @@ class Recovery:
                 data={"recovered": True, "answered": it.told},
             ),
             durable=True,
-            mutations=self._bar(call_id, kind, it, agent),
+            mutations=self._bar(call_id, kind, it),
         )
         del self._open[call_id]
 
-    def _bar(self, call_id: str, kind: OutcomeKind, it: _Open, agent: str) -> tuple[Any, ...]:
+    def _bar(self, call_id: str, kind: OutcomeKind, it: _Open) -> tuple[Any, ...]:
         """A caller that never got an answer does not know, even where the call ran: its like is barred."""
         if it.told or not it.like or kind not in {OutcomeKind.UNKNOWN, OutcomeKind.OK}:
+            self._unresolved.forget(call_id)
             return ()
-        tool, run = it.event.get("tool", ""), it.event.get("run_id", "")
-        return tuple(self._unresolved.note_key(call_id, it.like, tool, agent, run, self._ttl_s()))
+        return tuple(self._note(call_id, it, self._ttl_s()))
+
+    def _note(self, call_id: str, it: _Open, ttl_s: float) -> list[Any]:
+        event = it.event
+        agent = str(event.get("agent", {}).get("name", ""))
+        tool, run = event.get("tool", ""), event.get("run_id", "")
+        return self._unresolved.note_key(call_id, it.like, tool, agent, run, ttl_s)

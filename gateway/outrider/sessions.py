@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import sys
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Protocol
@@ -26,6 +27,12 @@ log = logging.getLogger("outrider.channel")
 
 BACKLOG_BYTES = 4 * 1024 * 1024
 """The most that waits for one peer in either lane, and that is kept for one that is away."""
+FULL_BYTES = 64 * 1024
+"""With more than this not yet taken by the system, answers wait."""
+LOOK_AGAIN_S = 0.005
+"""For a transport that says it has room and has not: TLS, and a loop that writes at the end of its turn."""
+NEVER_WAITS = sys.maxsize
+"""``writer_limit`` of the WebSocket."""
 RECENT_BYTES = 256 * 1024
 """Answers written most recently: nobody acks them, so they are written again after a reconnection. About what a
 socket's buffers hold; an adapter ignores an answer that it has had."""
@@ -34,7 +41,8 @@ MAX_NAMES = 64
 
 
 class Socket(Protocol):
-    """What a link needs of a WebSocket."""
+    """What a link needs of a WebSocket. Sending must never wait (``writer_limit=NEVER_WAITS``): the link does, where
+    it should."""
 
     def send_frame(self, message: bytes, opcode: WSMsgType) -> Coroutine[object, object, None]: ...
 
@@ -49,18 +57,8 @@ class Transport(Protocol):
     """The part of ``asyncio.Transport`` that is used."""
 
     def get_write_buffer_size(self) -> int: ...
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
     def abort(self) -> None: ...
-
-
-def _first_step(work: Coroutine[object, object, None]) -> bool:
-    """Run to the first wait. Whether it ended there. Saves a task for each frame: aiohttp hands a frame to the
-    transport before it waits, and it waits only while the peer does not read."""
-    try:
-        work.send(None)
-    except StopIteration:
-        return True
-    work.close()
-    return False
 
 
 class Link:
@@ -70,6 +68,7 @@ class Link:
         self._socket = socket
         self._drain = drain
         self._transport = transport
+        transport.set_write_buffer_limits(high=FULL_BYTES)  # so that "full" means one thing to it and to us
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._recent: deque[bytes] = deque()
@@ -78,7 +77,7 @@ class Link:
         self._cut = False
 
     def urgent(self, data: bytes) -> bool:
-        """Write now. False: the connection is gone."""
+        """Write now. False: the connection is gone, and nothing of it was written."""
         if self._transport.get_write_buffer_size() > BACKLOG_BYTES:
             self.cut("it reads nothing")
             return False
@@ -113,17 +112,18 @@ class Link:
             self._transport.abort()
 
     def _has_room(self) -> bool:
-        try:
-            return _first_step(self._drain.drain())
-        except (OSError, RuntimeError):
-            return True  # gone: the write will fail too
+        return self._transport.get_write_buffer_size() <= FULL_BYTES
 
     def _write(self, data: bytes) -> bool:
+        """A coroutine that never waits is run by its first step; a task for each frame would cost more than the rest.
+        It must not wait: two steps that stop at aiohttp's one shared future are an error inside asyncio."""
         try:
-            _first_step(self._socket.send_frame(data, WSMsgType.TEXT))
-        except (OSError, RuntimeError):
+            self._socket.send_frame(data, WSMsgType.TEXT).send(None)
+        except StopIteration:
+            return True
+        except OSError:
             return False
-        return True
+        raise RuntimeError("the WebSocket waited while a frame was sent; see NEVER_WAITS")
 
     def _write_data(self, data: bytes) -> None:
         self._write(data)
@@ -136,10 +136,13 @@ class Link:
         try:
             while self._queue:
                 await self._drain.drain()
+                if not self._has_room():
+                    await asyncio.sleep(LOOK_AGAIN_S)
+                    continue
                 data = self._queue.popleft()
                 self._queued_bytes -= len(data)
                 self._write_data(data)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             log.debug("a channel's connection broke while it was written to: %s", error)
         finally:
             self._pump = None

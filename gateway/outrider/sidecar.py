@@ -239,7 +239,22 @@ def _history(store: Store, call_id: str) -> History:
     lines = [(row["type"], json.loads(row["line"])) for row in rows]
     ends = tuple(OutcomeKind(line["outcome"]) for kind, line in lines if kind == EventType.ATTEMPT_FINISHED)
     likes = [line.get("data", {}).get("like", "") for kind, line in lines if kind == EventType.ATTEMPT_STARTED]
-    return History(ends, next(filter(None, likes), ""))
+    return History(ends, next(filter(None, likes), ""), _unsettled(lines))
+
+
+def _unsettled(lines: list[tuple[str, dict[str, Any]]]) -> frozenset[int]:
+    """The in-process attempts whose end says unknown, and about which nothing was learnt since."""
+    found: set[int] = set()
+    local: set[int] = set()
+    for kind, line in lines:
+        n = line.get("attempt", 0)
+        if kind == EventType.ATTEMPT_STARTED and line.get("upstream") == "local":
+            local.add(n)
+        elif kind == EventType.ATTEMPT_FINISHED and n in local and line["outcome"] == OutcomeKind.UNKNOWN:
+            found.add(n)
+        elif kind == EventType.ATTEMPT_SETTLED:
+            found.discard(n)
+    return frozenset(found)
 
 
 def _record_policy(ledger: Ledger, policy: Policy) -> None:

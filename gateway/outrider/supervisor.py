@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -114,12 +115,12 @@ class Supervisor:
         took_s = clock.monotonic() - flight.received
         outcome = await self._record_end(flight, outcome, took_s)
         del self.flights[flight.call.id]
+        assert flight.answer is not None
+        if not flight.answer.done():  # before the statistics: a fault in those must not cost the answer
+            flight.answer.set_result(outcome)
         self._agents.finished(flight.call, outcome)
         self._telemetry.on_call_finished(flight.call, outcome, took_s, flight.attempts)
         self._telemetry.end(span, outcome, flight.attempts)
-        assert flight.answer is not None
-        if not flight.answer.done():
-            flight.answer.set_result(outcome)
 
     async def _guarded(self, flight: Flight) -> Outcome:
         """The stages; an unexpected exception in one of them refuses, it never passes on."""
@@ -129,22 +130,25 @@ class Supervisor:
             return await self._run_stages(flight)
         except Exception:
             log.exception("a stage failed", extra={"call_id": flight.call.id})
-            sent = flight.attempt is not None and flight.attempt.sent
-            kind = OutcomeKind.UNKNOWN if sent else OutcomeKind.NOT_EXECUTED
+            kind = OutcomeKind.UNKNOWN if _may_have_run(flight) else OutcomeKind.NOT_EXECUTED
             detail = "A fault in Outrider ended this call; see the sidecar's log."
             return Outcome(kind, code=Code.INTERNAL, detail=detail, retryable=False)
 
     async def _record_end(self, flight: Flight, outcome: Outcome, took_s: float) -> Outcome:
-        ending = self._recorder.finished(flight, outcome, took_s, self._guard_of(flight, outcome))
-        if flight.call.origin and flight.attempts:
-            ending.add_done_callback(partial(self._acknowledge, flight))
         try:
+            ending = self._recorder.finished(flight, outcome, took_s, self._guard_of(flight, outcome))
+            if flight.call.origin and flight.attempts:
+                ending.add_done_callback(partial(self._acknowledge, flight))
             if _answers_without_the_ledger(flight):
                 await asyncio.wait([ending], timeout=ENDING_WAIT_S)
                 return outcome
             await ending
-        except LedgerUnavailable as error:
-            return _unrecorded(flight, outcome, error)
+        except Exception as error:  # LedgerUnavailable, or a fault of ours: the caller is answered in any case
+            if not isinstance(error, LedgerUnavailable):
+                log.exception("the end of a call could not be recorded", extra={"call_id": flight.call.id})
+            outcome = _unrecorded(flight, outcome, error)
+            self._guard_of(flight, outcome)  # in memory; a restart finds the call open and bars its like again
+            return outcome
         return outcome
 
     def _acknowledge(self, flight: Flight, ending: asyncio.Future[int]) -> None:
@@ -154,16 +158,23 @@ class Supervisor:
                 self._local.recorded(flight.call.id, n)
 
     def _guard_of(self, flight: Flight, outcome: Outcome) -> list[Mutation]:
-        """Bar the same call in the same run, when this one may have run."""
-        unsure = outcome.kind is OutcomeKind.UNKNOWN
+        """Bar the same call in the same run, when this one may have run, or ran and nobody was there to be told."""
+        unsure = outcome.kind is OutcomeKind.UNKNOWN or (flight.unheard and outcome.ok)
         if not unsure or flight.plan is None or flight.plan.effect not in GUARDED:
+            self._unresolved.forget(flight.call.id)
             return []
         return self._unresolved.note(flight.call, flight.policy.ledger.unknown_ttl_s)
 
     def caller_gone(self, flight: Flight) -> None:
         """The observer left: no further attempt; a read in flight is cancelled, an effect already sent is left to
-        finish inside its deadline so that its outcome is learnt."""
+        finish inside its deadline so that its outcome is learnt. Whoever comes back to ask for the same again does not
+        know that outcome: until it is settled, the like of an effect that was sent is barred."""
         flight.stop(Verdict(Cause.CALLER_GONE, "The caller went away."))
+        if flight.answer is None or flight.answer.done():
+            return
+        flight.unheard = True
+        if flight.attempt is not None and flight.attempt.effect in GUARDED:
+            self._unresolved.note(flight.call, math.inf)  # until its end, which says what becomes of the bar
 
     def problem(self, flight: Flight, outcome: Outcome) -> dict[str, Any]:
         """The RFC 9457 object of an outcome that is not ok."""
@@ -259,6 +270,12 @@ def _answers_without_the_ledger(flight: Flight) -> bool:
     return killed or flight.attempts == 0
 
 
+def _may_have_run(flight: Flight) -> bool:
+    """Whether anything of a call that a fault ended may have run: what is not proven counts as that it has."""
+    sent = flight.attempt is not None and flight.attempt.sent
+    return sent or flight.may_have_run or flight.attempts > 1
+
+
 def _receipt_word(flight: Flight) -> str:
     answer = flight.answer
     if answer is None or not answer.done():
@@ -269,7 +286,7 @@ def _receipt_word(flight: Flight) -> str:
     return "unknown" if kind is OutcomeKind.UNKNOWN else "completed"
 
 
-def _unrecorded(flight: Flight, outcome: Outcome, error: LedgerUnavailable) -> Outcome:
+def _unrecorded(flight: Flight, outcome: Outcome, error: Exception) -> Outcome:
     """The end could not be written. A read's answer stands; of an effect nothing is acknowledged that is not recorded,
     and a restart will call it unknown."""
     effects = flight.plan is not None and flight.plan.effect.has_effects and flight.attempts > 0

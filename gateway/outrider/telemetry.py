@@ -10,6 +10,7 @@ Text format: https://prometheus.io/docs/instrumenting/exposition_formats/ (versi
 from __future__ import annotations
 
 import logging
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -233,6 +234,15 @@ class Telemetry:
             span.set_attribute("error.type", (outcome.code or Code.INTERNAL).value)
             span.set_status(Status(StatusCode.ERROR, outcome.detail[:200]))
         span.end()
+
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent_from(text: str) -> str:
+    """A caller's ``traceparent`` where it is one (W3C Trace Context, section 3.2), else nothing: it is sent on as a
+    header, and what is malformed is to be ignored."""
+    return text if text and _TRACEPARENT.fullmatch(text) else ""
 
 
 def traceparent_of(span: Span | None) -> str:

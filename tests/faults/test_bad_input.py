@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -71,6 +72,16 @@ def test_a_body_that_is_too_large_is_refused(gateway: GatewayProcess) -> None:
     assert (status, problem["code"]) == (413, "too_large")
 
 
+def test_a_compressed_body_is_measured_as_what_it_unpacks_to(gateway: GatewayProcess) -> None:
+    """Ten kilobytes on the wire, ten megabytes behind it: ``limits.maxBody`` counts those. A small one is a body."""
+    bomb = gzip.compress(b'{"tool":"up.x","args":{"a":"' + b"x" * 10_000_000 + b'"}}')
+    assert len(bomb) < 20_000
+    status, problem = post(gateway, bomb, Content_Encoding="gzip")
+    assert (status, problem["code"]) == (413, "too_large")
+    assert post(gateway, gzip.compress(b'{"tool":"up.x"}'), Content_Encoding="gzip")[0] == 200
+    assert post(gateway, b"this is not gzip", Content_Encoding="gzip")[0] == 400
+
+
 def test_header_and_body_that_disagree_are_refused(gateway: GatewayProcess) -> None:
     """Who calls must be said once."""
     status, problem = post(gateway, {"tool": "up.x", "agent": "a"}, Outrider_Agent="b")
@@ -78,7 +89,7 @@ def test_header_and_body_that_disagree_are_refused(gateway: GatewayProcess) -> N
     assert post(gateway, {"tool": "up.x", "agent": "a"}, Outrider_Agent="a")[0] == 200
 
 
-@pytest.mark.parametrize("text", ["soon", "0", "-5", "1.5", "9" * 30, ""])
+@pytest.mark.parametrize("text", ["soon", "0", "-5", "1.5", "9" * 30, "", "0" * 11 + "1" + "9" * 4500, "1\xff"])
 def test_a_deadline_that_is_none_is_refused(gateway: GatewayProcess, text: str) -> None:
     """Whole milliseconds."""
     assert post(gateway, {"tool": "up.x"}, Gateway_Timeout_Ms=text)[0] == 400

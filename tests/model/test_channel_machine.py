@@ -180,6 +180,7 @@ class ChannelMachine(RuleBasedStateMachine):
             return
         ends = self.ledger.ends.get(pair)
         assert ends, "settled before the end that it settles"
+        assert outcome.kind is not UNKNOWN, "no news was written where the truth belongs"
         if ends[0] is UNKNOWN and outcome.kind is not UNKNOWN and not self.ledger.settled.get(pair):
             self.ledger.settled.setdefault(pair, []).append(outcome.kind)
 

@@ -79,6 +79,33 @@ def test_a_forked_child_is_a_process_of_its_own(gateway: GatewayServer) -> None:
     assert parent.pid != child.pid
 
 
+def test_a_child_forked_while_a_run_begins_in_another_thread_does_not_hang(gateway: GatewayServer) -> None:
+    """The lock of the table of runs may be held in that moment, by a thread that the child does not have."""
+    code = """
+        import os, signal, threading, uuid
+        from outrider_adapters import langgraph_runs as runs
+
+        runs.watch()
+        held, done = threading.Event(), threading.Event()
+
+        def begin():
+            with runs.ROOTS._lock:
+                held.set()
+                done.wait()
+
+        threading.Thread(target=begin, daemon=True).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            runs.ROOTS.on_chain_start({}, {}, run_id=uuid.uuid4())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        done.set()
+    """
+    finish(start(gateway, code))
+
+
 def test_preforked_workers_each_connect_and_the_master_does_not_linger(gateway: GatewayServer) -> None:
     """As gunicorn does it: the master imports the application, which installs; workers are forked and serve. When the
     master dies, its connection ends although its children hold copies of everything."""
@@ -175,6 +202,30 @@ def test_without_a_sidecar_a_program_ends_as_fast_as_it_would(gateway: GatewaySe
     """
     assert float(finish(start(gateway, code))) < 2.5
     gateway.start()
+
+
+def test_ctrl_c_while_a_call_waits_is_a_keyboard_interrupt_and_the_gateway_is_told(gateway: GatewayServer) -> None:
+    """Waiting for an answer can be interrupted, as any wait."""
+    gateway.script = with_timeout(60_000)
+    code = """
+        import time
+        from outrider_adapters.governed import governed
+
+        @governed
+        def work():
+            print("working", flush=True)
+            time.sleep(600)
+
+        try:
+            work()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    process = start(gateway, code)
+    assert process.stdout is not None and process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == "interrupted\n"
+    eventually(lambda: any(isinstance(frame, wire.Cancel) for frame in gateway.said))
 
 
 def test_killed_in_the_middle_of_a_call_the_process_is_just_gone(gateway: GatewayServer) -> None:

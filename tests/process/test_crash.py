@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def policy(upstream: UpstreamProcess) -> dict[str, Any]:
 
 
 def lines(data: Path) -> list[dict[str, Any]]:
-    with sqlite3.connect(f"file:{data}/outrider.db?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{data}/outrider.db?mode=ro", uri=True)) as db:
         return [json.loads(line) for (line,) in db.execute("SELECT line FROM ledger ORDER BY seq")]
 
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def ran(folder: Path) -> list[str]:
 
 
 def records(gateway: GatewayProcess) -> list[dict[str, Any]]:
-    with sqlite3.connect(f"file:{gateway.data}/outrider.db?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{gateway.data}/outrider.db?mode=ro", uri=True)) as db:
         return [json.loads(line) for (line,) in db.execute("SELECT line FROM ledger ORDER BY seq")]
 
 

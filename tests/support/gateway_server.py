@@ -11,6 +11,7 @@ It speaks ``wire.py`` and decides nothing by itself. A *script* is a coroutine f
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -199,13 +200,14 @@ class Session:
 class GatewayServer:
     """Start, script, watch. ``scripts`` by tool name; ``script`` for the others."""
 
-    def __init__(self, script: Script = once, *, uds: str = "") -> None:
+    def __init__(self, script: Script = once, *, uds: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.script = script
         self.scripts: dict[str, Script] = {}
         self.acks = True
         self.protocol = wire.PROTOCOL
         self.limits = wire.Limits()
         self.refusal: dict[str, Any] | None = None
+        self.refusal_is_fatal = True
         self.incarnation = ""
         self.calls: list[ServedCall] = []
         self.hellos: list[wire.Hello] = []
@@ -213,6 +215,7 @@ class GatewayServer:
         self.sessions: dict[str, Session] = {}
         self.tasks: set[asyncio.Future[None]] = set()
         self._uds = uds
+        self._tls = tls
         self._port = 0
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -221,7 +224,9 @@ class GatewayServer:
 
     @property
     def url(self) -> str:
-        return f"unix:{self._uds}" if self._uds else f"http://127.0.0.1:{self._port}"
+        if self._uds:
+            return f"unix:{self._uds}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> GatewayServer:
         """Listen; again on the same port after ``stop``, as another incarnation."""
@@ -268,7 +273,7 @@ class GatewayServer:
 
     def greeting(self, hello: wire.Hello, opens: tuple[str, ...]) -> wire.Frame:
         if self.refusal is not None:
-            return wire.ProblemFrame(self.refusal, fatal=True)
+            return wire.ProblemFrame(self.refusal, fatal=self.refusal_is_fatal)
         return wire.Welcome(self.protocol, self.incarnation, hello.agent, self.limits, opens=opens)
 
     def ends(self) -> list[wire.Finished]:
@@ -290,7 +295,7 @@ class GatewayServer:
         if self._uds:
             await web.UnixSite(self._runner, self._uds).start()
             return
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True, ssl_context=self._tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
 

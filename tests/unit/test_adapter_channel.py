@@ -209,6 +209,39 @@ def test_a_kill_frees_the_caller_of_a_thread_that_cannot_be_stopped(
     assert told == [wire.Finished, wire.Ended]
 
 
+def test_what_was_stopped_begins_nothing_more(gateway: GatewayServer, pool: ThreadPoolExecutor) -> None:
+    """The thread of a killed call runs on; calls that it makes are refused here."""
+    held, after = Held(), threading.Event()
+    told: list[Refused] = []
+
+    async def script(call: ServedCall) -> None:
+        ending = asyncio.ensure_future(call.execute(timeout_ms=20_000))
+        while not held.started.is_set():
+            await asyncio.sleep(0.005)
+        await call.abort("killed")
+        call.fail(Code.KILLED, "killed by a person", outcome="unknown")
+        await ending
+
+    gateway.scripts["local.outer"] = script
+
+    @governed
+    def outer() -> None:
+        held()
+        try:
+            ping()
+        except Refused as refusal:
+            told.append(refusal)
+        after.set()
+
+    calling = pool.submit(outer)
+    with pytest.raises(Refused, match="killed by a person"):
+        calling.result(10)
+    held.free.set()
+    assert after.wait(10)
+    assert [refusal.code for refusal in told] == ["cancelled"]
+    assert len(gateway.calls) == 1
+
+
 def test_a_kill_in_backoff_ends_the_call(gateway: GatewayServer) -> None:
     """Nothing runs between two attempts; the caller only waits."""
 
@@ -718,6 +751,17 @@ def test_a_refusal_of_the_greeting_is_passed_on(gateway: GatewayServer) -> None:
     gateway.refusal = problem(Code.OVERLOADED, "this sidecar has 200 channels already")
     with pytest.raises(Refused, match="200 channels"):
         ping()
+
+
+def test_a_sidecar_that_cannot_take_this_process_now_is_asked_again_soon(
+    gateway: GatewayServer, pool: ThreadPoolExecutor
+) -> None:
+    """Draining, or full: not fatal, so a call that waits gets its turn."""
+    gateway.refusal, gateway.refusal_is_fatal = problem(Code.DRAINING, "shutting down"), False
+    calling = pool.submit(ping)
+    eventually(lambda: gateway.hellos)
+    gateway.refusal = None
+    assert calling.result(10) == "pong"
 
 
 def test_frames_and_fields_of_a_newer_gateway_are_ignored(gateway: GatewayServer) -> None:

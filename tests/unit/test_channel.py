@@ -143,9 +143,7 @@ class Process:
 
     @property
     def transport(self) -> asyncio.Transport:
-        transport = self.socket._conn.transport  # type: ignore[union-attr]
-        assert isinstance(transport, asyncio.Transport)
-        return transport
+        return cast(asyncio.Transport, self.socket._conn.transport)  # type: ignore[union-attr]
 
     async def vanish(self) -> None:
         """Die without a word."""
@@ -333,7 +331,8 @@ async def test_an_in_process_call_goes_its_whole_way(world: World) -> None:
 async def test_the_rest_of_open_reaches_the_call(world: World) -> None:
     """Parent, deadline, trace, the framework's own name of the tool, and the agent of this call."""
     process = await world.join()
-    fields = {"parent": "p1", "deadline_ms": 1500, "traceparent": "00-" + "a" * 52, "framework_tool": "Search"}
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    fields = {"parent": "p1", "deadline_ms": 1500, "traceparent": trace, "framework_tool": "Search"}
     await process.say(Open("r1", "made.thing", agent="critic", **fields))  # type: ignore[arg-type]
     await process.hear(Closed)
     (call,) = world.supervisor.calls

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind, Reason
@@ -254,6 +256,53 @@ async def test_a_private_ca_and_a_client_certificate_by_file(tmp_path: Path) -> 
     assert (await send(trusted)).value == "ok"
     assert (await send(plan_of(url))).kind is OutcomeKind.NOT_EXECUTED
     listening.close()
+
+
+# ── what an upstream may do to us ────────────────────────────────────────────────────────────────────────────────
+
+
+def raw(head: str, body: bytes = b"") -> bytes:
+    """An answer byte by byte; ``head`` is the status line and further headers."""
+    return f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
+
+
+async def test_a_reason_that_is_no_text_is_told_as_text(upstream: ScriptedUpstream) -> None:
+    """Bytes beyond UTF-8 must not cost the attempt its end in the ledger, nor the caller the answer."""
+    upstream.script("*", garbage(raw("404 n\xff\xfeo")))
+    outcome = await send(plan_of(upstream.url))
+    assert outcome.kind is OutcomeKind.DEFINITE and outcome.failure is not None
+    assert outcome.failure.text.encode().startswith(b"HTTP 404 n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/plain; charset=unicode_escape", b"\\ud800"),
+        ("text/plain; charset=utf-7", b"+2AA-"),
+        ("text/plain; charset=undefined", b"x"),
+        ("text/plain; charset=idna", b"\xff"),
+        ("text/plain; charset=rot13", b"x"),
+        ("text/plain; charset=nothing", b"x"),
+        ("x\xff/y; charset=ascii", b"\xff"),
+        ("text/plain; charset=punycode", b"a" * 300_000 + b"-" + b"b" * 300_000),  # minutes, decoded as what it says
+    ],
+)
+async def test_a_charset_that_is_none_is_handed_over_as_bytes(
+    upstream: ScriptedUpstream, kind: str, body: bytes
+) -> None:
+    """It ran, so it is a result; one that can be written as JSON, and that holds nobody up."""
+    upstream.script("*", garbage(raw(f"200 OK\r\nContent-Type: {kind}", body)))
+    outcome = await send(plan_of(upstream.url))
+    assert outcome.ok and b"base64" in msgspec.json.encode(outcome.value)
+
+
+async def test_an_answer_that_unpacks_to_far_more_is_cut_off(upstream: ScriptedUpstream) -> None:
+    """The limit counts what it unpacks to, and it is not unpacked whole to find out."""
+    packed = gzip.compress(bytes(64 * 1024 * 1024))
+    upstream.script("*", garbage(raw("200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip", packed)))
+    outcome = await send(plan_of(upstream.url, max_response_bytes=1_000_000))
+    assert outcome.kind is OutcomeKind.UNKNOWN and outcome.failure is not None
+    assert outcome.failure.reason is Reason.PROTOCOL
 
 
 def test_a_certificate_file_that_is_missing_is_told() -> None:

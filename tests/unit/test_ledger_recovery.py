@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -98,7 +99,7 @@ async def test_a_start_reads_only_what_lies_behind_the_watermark(
         *[made for n in range(100) for made in (event(RECEIVED, f"c{n}"), event(CALL_FINISHED, f"c{n}"))],
         event(RECEIVED, "new"),
     )
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
         mark = recovery._parse(rows(tmp_path, "SELECT value FROM meta WHERE key = 'recovery'")[0][0], 10**6)
         assert mark.seq >= 203 - 2 * 20 and mark.calls.get("old") == 1
         # What is before the watermark is not looked at again: without the records, the answer is the same.

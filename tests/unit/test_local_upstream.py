@@ -315,6 +315,46 @@ async def test_the_handshake_is_bounded(world: World, answer: str | None, loopti
     assert (attempt.still_running is not None) == (answer is None)
 
 
+@pytest.mark.parametrize(
+    ("before", "then", "held"),
+    [
+        ("aborting", "running", True),
+        ("aborting", "timed_out", True),
+        ("aborting", "over", False),
+        ("lost", "timed_out", True),
+        ("lost", "missing", False),
+        ("lost", "over", False),
+        ("finishing", "timed_out", True),
+        ("finishing", "missing", False),
+        ("finishing", "over", False),
+    ],
+)
+async def test_a_stop_is_answered_as_soon_as_no_more_can_be_learnt(
+    world: World, before: str, then: str, held: bool, looptime: Any
+) -> None:
+    """A receipt does not wait out the abort timeout for what is plain by now; a thread that may run on is held."""
+    attempt = world.attempt()
+    task = await world.send(attempt)
+    if before == "lost":
+        world.lose()
+    stopping = asyncio.create_task(world.interrupt(task, attempt))
+    await asyncio.sleep(0.1)
+    if before == "finishing":
+        world.local.aborted(world.far, Aborted("c1", 1, "done"))
+    if then == "running":
+        world.local.aborted(world.far, Aborted("c1", 1, "running"))
+    elif then == "timed_out" and before == "lost":
+        world.back(running={("c1", 1)}, unacked=(Finished("c1", 1, "timed_out"),))
+    elif then == "timed_out":
+        world.local.finished(world.far, Finished("c1", 1, "timed_out"))
+    elif then == "missing":
+        world.back()
+    else:
+        world.local.over(world.far.id)
+    assert (await stopping).kind is UNKNOWN and looptime == pytest.approx(0.1)
+    assert (attempt.still_running is not None) == held
+
+
 async def test_a_result_that_came_in_the_moment_of_the_kill_is_kept(world: World) -> None:
     """``finished`` and the interruption in one turn of the loop: what happened is told."""
     attempt = world.attempt()
@@ -356,6 +396,20 @@ async def test_a_late_truth_is_written_behind_the_recorded_end(world: World) -> 
     await asyncio.sleep(1)
     assert [(call, n, late.value) for call, n, late in world.settled] == [("c1", 1, "late")]
     assert acked(world) == [("c1", 1)] and not world.local.holds(world.far.id)
+
+
+async def test_giving_up_on_what_was_given_up_is_acked_at_once(world: World) -> None:
+    """The adapter's own timer passes after the kill: nothing new, and durable already. Then its process forgets it."""
+    attempt = world.attempt()
+    task = await world.send(attempt)
+    assert (await world.interrupt(task, attempt)).kind is UNKNOWN
+    world.local.recorded("c1", 1)
+    world.local.finished(world.far, Finished("c1", 1, "timed_out"))
+    assert acked(world) == [("c1", 1)]
+    assert attempt.still_running is not None and not attempt.still_running.done()
+    world.lose()
+    world.back()
+    assert attempt.still_running.done() and not world.local.holds(world.far.id)
 
 
 async def test_a_late_proof_that_it_never_began_is_settled_too(world: World) -> None:
@@ -463,8 +517,9 @@ async def test_a_process_that_comes_back_after_its_window_still_tells_the_truth(
     assert [late.value for _, _, late in world.settled] == ["late"] and acked(world) == [("c1", 1)]
 
 
+@pytest.mark.parametrize("recorded_before", [True, False])
 async def test_a_kill_while_the_connection_is_broken_is_bounded_and_repeated_when_it_is_back(
-    world: World, looptime: Any
+    world: World, looptime: Any, recorded_before: bool
 ) -> None:
     """Unknown after the abort timeout; the process is told to stop the moment it returns, so that nothing begins."""
     attempt = world.attempt()
@@ -472,7 +527,8 @@ async def test_a_kill_while_the_connection_is_broken_is_bounded_and_repeated_whe
     world.lose()
     outcome = await world.interrupt(task, attempt)
     assert outcome.kind is UNKNOWN and looptime == pytest.approx(2.0, abs=0.1)
-    world.local.recorded("c1", 1)
+    if recorded_before:
+        world.local.recorded("c1", 1)
     world.back(running={("c1", 1)})
     assert world.far.sent(Abort) == [Abort("c1", 1, "killed")]
 
@@ -628,11 +684,22 @@ async def test_what_is_remembered_for_lost_acks_is_bounded(world: World, monkeyp
 
 async def test_timed_out_and_then_the_truth_are_both_told(world: World) -> None:
     """Two ends of one pair in quick succession: the second is not lost behind the first."""
+    world.local.recover({("old", 1): "i1"})
     world.local.finished(world.far, Finished("old", 1, "timed_out"))
     world.local.finished(world.far, Finished("old", 1, view="real"))
     await asyncio.sleep(1)
     assert [end.kind for _, _, end in world.settled] == [UNKNOWN, OK]
     assert acked(world) == [("old", 1)]
+
+
+async def test_no_news_about_a_forgotten_attempt_does_not_stand_in_for_its_truth(world: World) -> None:
+    """ "unknown" is what the ledger says already: acked, not written, so that the truth can still be."""
+    world.local.finished(world.far, Finished("old", 1, "timed_out"))
+    await asyncio.sleep(1)
+    assert acked(world) == [("old", 1)] and world.settled == []
+    world.local.finished(world.far, Finished("old", 1, view="real"))
+    await asyncio.sleep(1)
+    assert [end.kind for _, _, end in world.settled] == [OK]
 
 
 async def test_close_ends_every_wait(world: World) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
 from outrider.errors import Code
+from outrider.ledger.record import Event, EventType
+from outrider.ledger.writer import LedgerUnavailable
 from tests.support.rig import BASE, BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 
 pytestmark = pytest.mark.looptime
@@ -407,9 +409,7 @@ async def test_draining_refuses_new_calls_and_lets_old_ones_end(tmp_path: Path) 
         assert flight.answer is not None and flight.answer.result().ok
 
 
-async def test_a_refusal_does_not_wait_for_a_ledger_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refusal_does_not_wait_for_a_ledger_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer "no" comes within a second; a call that was sent waits until its end is written."""
     async with Rig(tmp_path) as rig:
         hanging = now() + 10.0
@@ -439,3 +439,139 @@ async def test_an_attempt_is_not_sent_through_a_breaker_that_opened_while_its_in
         outcome = await rig.call("up.write")
         assert (outcome.code, outcome.kind) == (Code.BREAKER_OPEN, OutcomeKind.NOT_EXECUTED)
         assert rig.upstream.count() == 1
+
+
+# ── nothing twice ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_write_whose_caller_left_bars_its_like(tmp_path: Path) -> None:
+    """A client that gave up waiting and asks again must not pay twice: not while the first runs, not after it ran."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.takes_s = lambda attempt: 3.0
+        first = rig.start("up.write", amount=5)
+        await asyncio.sleep(1.0)
+        rig.supervisor.caller_gone(first)
+        assert (await rig.call("up.write", amount=5)).code is Code.PRIOR_OUTCOME_UNKNOWN
+        assert first.answer is not None and (await first.answer).ok
+        assert (await rig.call("up.write", amount=5)).code is Code.PRIOR_OUTCOME_UNKNOWN
+        assert rig.upstream.count() == 1
+        await rig.supervisor.settle(first.call.id, "executed", "the ledger says so", "me")
+        assert (await rig.call("up.write", amount=5)).ok
+
+
+async def test_a_write_that_failed_for_good_after_its_caller_left_bars_nothing(tmp_path: Path) -> None:
+    """It is known not to have worked; asking again is right. A read bars nothing at all."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.answer, rig.upstream.takes_s = in_turn(WRONG, OK), lambda attempt: 3.0
+        first = rig.start("up.write", amount=5)
+        await asyncio.sleep(1.0)
+        rig.supervisor.caller_gone(first)
+        assert first.answer is not None and (await first.answer).kind is OutcomeKind.DEFINITE
+        assert (await rig.call("up.write", amount=5)).ok
+        read = rig.start("up.read")
+        await asyncio.sleep(1.0)
+        rig.supervisor.caller_gone(read)
+        assert (await rig.call("up.read")).ok
+
+
+def failing_ends(rig: Rig, error: Exception) -> Callable[..., asyncio.Future[int]]:
+    """The ledger's ``append``, which takes everything but the ends of calls."""
+    append = rig.ledger.append
+
+    def failing(event: Event, **more: Any) -> asyncio.Future[int]:
+        if event.type is not EventType.CALL_FINISHED:
+            return append(event, **more)
+        failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+
+    return failing
+
+
+@pytest.mark.parametrize("error", [LedgerUnavailable("disk full"), RuntimeError("a bug")])
+async def test_a_write_whose_end_could_not_be_written_bars_its_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The caller is answered, is told that it may have run, and may then not do it again. Whatever the fault was."""
+    async with Rig(tmp_path) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.ledger, "append", failing_ends(rig, error))
+            first = await asyncio.wait_for(rig.call("up.write", amount=5), 60.0)
+        assert (first.kind, first.code) == (OutcomeKind.UNKNOWN, Code.LEDGER_UNAVAILABLE)
+        assert not rig.supervisor.flights
+        assert (await rig.call("up.write", amount=5)).code is Code.PRIOR_OUTCOME_UNKNOWN
+        assert rig.upstream.count() == 1
+
+
+async def test_a_call_whose_deadline_passed_while_the_loop_was_busy_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its timer rings too late to stop it; the clock is asked right before the send."""
+    async with Rig(tmp_path) as rig:
+        loop = asyncio.get_running_loop()
+        append = rig.ledger.append
+
+        def blocks_the_loop(event: Event, **more: Any) -> asyncio.Future[int]:
+            if event.type is not EventType.ATTEMPT_STARTED:
+                return append(event, **more)
+            before = loop.time
+            monkeypatch.setattr(loop, "time", lambda: before() + 100.0)
+            append(event, **more)
+            written: asyncio.Future[int] = loop.create_future()
+            written.set_result(1)
+            return written
+
+        monkeypatch.setattr(rig.ledger, "append", blocks_the_loop)
+        outcome = await rig.call("up.write", amount=5)
+        assert (outcome.code, outcome.kind) == (Code.DEADLINE_EXCEEDED, OutcomeKind.NOT_EXECUTED)
+        assert rig.upstream.count() == 0
+
+
+# ── faults of ours ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def a_bug(*_: Any) -> Outcome:
+    raise AssertionError("a bug")
+
+
+async def test_a_fault_of_ours_does_not_forget_what_an_earlier_attempt_may_have_done(tmp_path: Path) -> None:
+    """The second attempt fails by a bug before it is sent; the first may have run, and so may the call."""
+    async with Rig(tmp_path) as rig:
+        answers = [lambda attempt: BROKEN, a_bug]
+        rig.upstream.answer = lambda attempt: answers.pop(0)(attempt)
+        outcome = await rig.call("up.keyed", amount=5)
+        assert (outcome.kind, outcome.code) == (OutcomeKind.UNKNOWN, Code.INTERNAL)
+        rig.upstream.answer = in_turn(OK)
+        assert (await rig.call("up.keyed", amount=5)).code is Code.PRIOR_OUTCOME_UNKNOWN
+
+
+async def test_a_fault_of_ours_before_the_send_is_recorded_as_not_executed(tmp_path: Path) -> None:
+    """The attempt's end and the call's say the same."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.answer = a_bug
+        outcome = await rig.call("up.write", amount=5)
+        (end,) = rig.events("attempt.finished")
+        assert outcome.kind is OutcomeKind.NOT_EXECUTED and '"outcome":"not_executed"' in end["line"]
+
+
+async def test_a_fault_in_the_statistics_does_not_cost_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting comes after answering."""
+    async with Rig(tmp_path) as rig:
+        monkeypatch.setattr(rig.telemetry, "on_call_finished", a_bug)
+        assert (await asyncio.wait_for(rig.call("up.write"), 60.0)).ok
+        monkeypatch.undo()
+
+
+async def test_a_child_does_not_lift_the_limit_of_a_queue(tmp_path: Path) -> None:
+    """Only an attempt's time limit is a parent's no more; how long it waits for a slot stays bounded."""
+    async with Rig(tmp_path, {"domain": {"bulkhead": {"maxConcurrent": 1, "maxWait": "1s"}}}) as rig:
+        rig.upstream.takes_s = lambda attempt: 7.0
+        rig.start("up.read")
+        await asyncio.sleep(0.1)
+        queued = rig.start("up.read")
+        await asyncio.sleep(0.1)
+        rig.start("up.read", parent=queued.call.id)
+        assert queued.answer is not None
+        assert (await queued.answer).code is Code.OVERLOADED and now() < 1.5

@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import WSMsgType
 
 from outrider.calls import Agent
-from outrider.sessions import BACKLOG_BYTES, MAX_NAMES, RECENT_BYTES, Link, Session, session_id
+from outrider.sessions import BACKLOG_BYTES, FULL_BYTES, MAX_NAMES, RECENT_BYTES, Link, Session, session_id
 from outrider.wire import Ack, Hello, encode_frame
 
 
 class Socket:
-    """A WebSocket, its transport and its flow control in one: ``full`` means that the peer does not read."""
+    """A WebSocket, its flow control and its transport in one."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.room = asyncio.Event()
-        self.room.set()
         self.gone = False
         self.buffered = 0
         self.aborted = 0
+        self.fill(0)
+
+    def fill(self, size: int) -> None:
+        """The peer has not read so many bytes."""
+        self.buffered = size
+        (self.room.clear if size > FULL_BYTES else self.room.set)()
 
     async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
-        """Like aiohttp: the frame reaches the transport first, then it waits for room."""
         assert opcode is WSMsgType.TEXT
         if self.gone:
             raise ConnectionResetError
         self.written.append(message)
-        await self.drain()
 
     async def drain(self) -> None:
+        await self.room.wait()
         if self.gone:
             raise ConnectionResetError
-        await self.room.wait()
 
     def get_write_buffer_size(self) -> int:
         return self.buffered
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == FULL_BYTES
 
     def abort(self) -> None:
         self.aborted += 1
@@ -63,24 +70,48 @@ async def test_frames_are_written_at_once_while_the_peer_reads() -> None:
 async def test_urgent_frames_never_wait_behind_answers() -> None:
     """A peer that does not read: answers queue in order, aborts and acks go out."""
     socket, link = linked()
-    socket.room.clear()
+    socket.fill(FULL_BYTES + 1)
     link.data(b"one")
     link.data(b"two")
     assert link.urgent(b"abort") and link.urgent(b"ack")
     assert socket.written == [b"abort", b"ack"]
-    socket.room.set()
+    socket.fill(0)
     await link.flush()
     assert socket.written == [b"abort", b"ack", b"one", b"two"]
     link.data(b"three")
     assert socket.written[-1] == b"three"
 
 
+async def test_a_transport_that_says_room_and_has_none_is_looked_at_again() -> None:
+    """TLS, and loops that write at the end of their turn: no busy loop, no lost answer."""
+    socket, link = linked()
+    socket.buffered = FULL_BYTES + 1
+    link.data(b"one")
+    await asyncio.sleep(0.02)
+    assert socket.written == []
+    socket.buffered = 0
+    await link.flush()
+    assert socket.written == [b"one"]
+
+
+async def test_a_websocket_that_waits_is_a_bug_that_shows() -> None:
+    """A frame that may be half sent must never count as not sent."""
+
+    class Waiting(Socket):
+        async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
+            await asyncio.sleep(0)
+
+    socket = Waiting()
+    with pytest.raises(RuntimeError):
+        Link(socket, socket, socket).urgent(b"execute")
+
+
 async def test_an_answer_never_overtakes_an_earlier_one() -> None:
     """Room came back, but the queue is not empty yet."""
     socket, link = linked()
-    socket.room.clear()
+    socket.fill(FULL_BYTES + 1)
     link.data(b"one")
-    socket.room.set()
+    socket.fill(0)
     link.data(b"two")
     await link.flush()
     assert socket.written == [b"one", b"two"]
@@ -89,12 +120,12 @@ async def test_an_answer_never_overtakes_an_earlier_one() -> None:
 async def test_a_peer_that_never_reads_is_cut_off() -> None:
     """Both lanes are bounded."""
     socket, link = linked()
-    socket.room.clear()
+    socket.fill(FULL_BYTES + 1)
     for _ in range(6):
         link.data(b"x" * (BACKLOG_BYTES // 4))
     assert socket.aborted == 1
     socket, link = linked()
-    socket.buffered = BACKLOG_BYTES + 1
+    socket.fill(BACKLOG_BYTES + 1)
     assert not link.urgent(b"abort") and socket.aborted == 1
 
 
@@ -111,11 +142,11 @@ async def test_a_connection_that_breaks_while_answers_queue_gives_them_back() ->
     """Nobody waits for ever, and nothing is lost on the way."""
     socket, link = linked()
     link.data(b"zero")
-    socket.room.clear()
+    socket.fill(FULL_BYTES + 1)
     link.data(b"one")
     link.data(b"two")
     socket.gone = True
-    socket.room.set()
+    socket.fill(0)
     await link.flush()
     assert link.undelivered()[0] == b"zero" and b"two" in link.undelivered()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -43,7 +44,7 @@ def test_the_ledger_has_one_index_beside_its_key(tmp_path: Path) -> None:
 
 def test_known_names_every_migration_of_this_version() -> None:
     """KNOWN is what a newer database is recognised by, so it must not lag behind."""
-    with sqlite3.connect(":memory:") as connection:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         assert {migration.name for migration in MIGRATIONS.pending(Database(connection))} == KNOWN
 
 
@@ -130,7 +131,7 @@ def test_a_database_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     """A file that happens to be called outrider.db."""
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
         connection.execute("CREATE TABLE bookmarks (url)")
     connection.close()
     with pytest.raises(Misconfigured, match="not a database of Outrider"):

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from outrider import telemetry as module
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.errors import Code
-from outrider.telemetry import BUCKETS_S, MAX_SERIES, Telemetry, traceparent_of
+from outrider.telemetry import BUCKETS_S, MAX_SERIES, Telemetry, traceparent_from, traceparent_of
 
 OK = Outcome(OutcomeKind.OK)
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -192,3 +192,22 @@ def test_a_call_that_did_not_succeed_is_an_error_with_its_code(exporter: InMemor
     assert done.attributes["error.type"] == "denied"
     assert done.attributes["outrider.rule"] == "no shell in this team"
     assert done.status.status_code is trace.StatusCode.ERROR
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "garbage",
+        "00-\r\nX-Injected: 1",
+        "00-\udcff",
+        "00-\x00",
+        "00-" + "A" * 32 + "-" + "0" * 16 + "-01",
+        "ff" + "-0" * 3,
+    ],
+)
+def test_a_traceparent_that_is_none_is_sent_to_nobody(text: str) -> None:
+    """It is a header of what goes upstream: what is malformed would break that request, and count as its failure."""
+    assert traceparent_from(text) == ""
+    good = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert traceparent_from(good) == good

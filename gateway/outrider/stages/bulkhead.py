@@ -40,7 +40,7 @@ class Bulkhead:
             return _overloaded(flight, f"its queue of {settings.max_queue} is full", settings.max_wait_s)
         remaining_s = flight.remaining_s(clock.monotonic())
         patience_s = settings.max_wait_s if remaining_s is None else min(settings.max_wait_s, remaining_s)
-        with flight.stoppable(patience_s):
+        with flight.stoppable(patience_s, limit_stands=True):
             return await waiting
         if flight.verdict is not None:
             return flight.verdict.refusal(STAGE)

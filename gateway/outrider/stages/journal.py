@@ -34,14 +34,15 @@ class Journal:
             self._recorder.attempt_started(flight, attempt)
         flight.attempts, flight.attempt = attempt.n, attempt
         began = clock.monotonic()
-        outcome = _unexpected(attempt)
+        outcome: Outcome | None = None
         try:
             outcome = await following(flight)
             return outcome
         finally:
             took_s = clock.monotonic() - began
-            self._recorder.attempt_finished(flight, attempt, outcome, took_s)
-            self._on_attempt(flight.plan.upstream.name, outcome.kind, took_s)
+            end = outcome or _unexpected(attempt)
+            self._recorder.attempt_finished(flight, attempt, end, took_s)
+            self._on_attempt(flight.plan.upstream.name, end.kind, took_s)
 
     def _attempt(self, flight: Flight) -> Attempt:
         plan, call = flight.plan, flight.call
@@ -65,6 +66,5 @@ class Journal:
 
 def _unexpected(attempt: Attempt) -> Outcome:
     """What is recorded when the sender raises, which is a bug: unknown once a byte may have left."""
-    return Outcome(
-        OutcomeKind.UNKNOWN, code=Code.INTERNAL, detail="a fault in Outrider ended this attempt", stage=STAGE
-    )
+    kind = OutcomeKind.UNKNOWN if attempt.sent else OutcomeKind.NOT_EXECUTED
+    return Outcome(kind, code=Code.INTERNAL, detail="a fault in Outrider ended this attempt", stage=STAGE)

@@ -10,7 +10,7 @@ from outrider.access import newly_denied
 from outrider.calls import Attempt, Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.breaker import State
 from outrider.errors import Code
-from outrider.flight import Flight, killed_by
+from outrider.flight import Cause, Flight, Verdict, killed_by
 from outrider.kills import KillBoard
 from outrider.policy.load import Policy
 from outrider.policy.plans import Plan, Upstream
@@ -36,6 +36,9 @@ class Send:
         kill = self._kills.match(flight.call, plan.tool, plan.upstream.name)
         if kill is not None:
             flight.stop(killed_by(kill))
+        remaining_s = flight.remaining_s(clock.monotonic())
+        if remaining_s is not None and remaining_s <= 0:  # a busy loop may run this before the deadline's own timer
+            flight.stop(Verdict(Cause.DEADLINE, "The deadline passed before the call could be sent."))
         if flight.verdict is not None:
             proof = Outcome(OutcomeKind.NOT_EXECUTED)
             return flight.verdict.stopped(proof, STAGE)

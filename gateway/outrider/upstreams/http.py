@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,10 @@ BETWEEN_GATEWAYS = frozenset({502, 504})
 KEEPALIVE_S = 4.0
 """Idle connections are dropped before common servers drop them (5 s): a write on a connection that the server has just
 closed would be an unknown outcome for nothing."""
+NOT_CHARSETS = frozenset(
+    {"idna", "mbcs", "oem", "palmos", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
+)
+"""Python's own text codecs, which no HTTP charset names: some take quadratic time, others make lone surrogates."""
 _decode_json = msgspec.json.Decoder().decode
 
 
@@ -137,7 +142,7 @@ class _TooLarge(ValueError):
     """The answer is larger than the policy allows."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the answer is larger than {limit} bytes (upstream's maxResponseBytes)")
+        super().__init__(f"the answer is larger than {limit} bytes (http.maxResponse of the upstream)")
 
 
 async def _mark_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
@@ -146,7 +151,7 @@ async def _mark_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, 
 
 def _broken(attempt: Attempt, error: Exception) -> Outcome:
     """No whole answer. Before the headers left, nothing can have run; after, it may have."""
-    text = f"{type(error).__name__}: {error}"[:500]
+    text = _clean(f"{type(error).__name__}: {error}"[:500])
     if not attempt.sent:
         return Outcome(OutcomeKind.NOT_EXECUTED, failure=Failure(Reason.CONNECT, text))
     unreadable = isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError, ValueError))
@@ -168,9 +173,19 @@ def _success(response: aiohttp.ClientResponse, body: bytes) -> Outcome:
 
 def _text_or_base64(response: aiohttp.ClientResponse, body: bytes) -> Any:
     try:
-        return body.decode(response.charset or "utf-8")
-    except (UnicodeDecodeError, LookupError):
-        return {"content_type": response.content_type, "base64": base64.b64encode(body).decode()}
+        codec = codecs.lookup(response.charset or "utf-8").name
+        if codec not in NOT_CHARSETS:
+            text = body.decode(codec)
+            text.encode()  # UTF-7 can spell lone surrogates, which cannot be sent on
+            return text
+    except (ValueError, LookupError):  # not of this charset, or no charset
+        pass
+    return {"content_type": _clean(response.content_type), "base64": base64.b64encode(body).decode()}
+
+
+def _clean(text: str) -> str:
+    """Header text without the lone surrogates that stand for bytes that were not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _status_text(response: aiohttp.ClientResponse, body: bytes) -> str:
@@ -178,7 +193,7 @@ def _status_text(response: aiohttp.ClientResponse, body: bytes) -> str:
     said = body[:1000].decode("utf-8", "replace").strip()
     if 300 <= response.status < 400:
         said = "redirects are not followed; set the upstream's url to the final address"
-    return f"HTTP {response.status} {response.reason or ''}".strip() + (f": {said}" if said else "")
+    return _clean(f"HTTP {response.status} {response.reason or ''}".strip()) + (f": {said}" if said else "")
 
 
 def ssl_context(settings: HttpUpstream) -> ssl.SSLContext | bool:

@@ -280,16 +280,16 @@ class LocalUpstream:
 
     def _finished_unheard_of(self, far: FarEnd, pair: Pair, frame: Finished) -> bool:
         """A former incarnation's attempt, or one long forgotten here: only the ledger can say what to make of it."""
-        if pair in self._known:
-            self._acknowledge(far.id, pair, frame.state)
-            return True
         if not self._recovery.allows(pair, far.instance):
             return False
+        outcome = outcomes.of_finished(frame)
         if pair in self._settling:
             self._behind[pair] = frame  # an adapter that gave up waiting reports twice: timed_out, then the truth
+        elif pair in self._known or (outcome.kind is OutcomeKind.UNKNOWN and pair not in self._recovery):
+            self._acknowledge(far.id, pair, frame.state)  # no news: its end, if only "unknown", is in the ledger
         elif len(self._settling) < MAX_SETTLING:
             self._recovery.finished(pair)
-            self._write_behind(pair, outcomes.of_finished(frame), lambda: self._settled_unheard_of(far, pair, frame))
+            self._write_behind(pair, outcome, lambda: self._settled_unheard_of(far, pair, frame))
         return True
 
     def _settled_unheard_of(self, far: FarEnd, pair: Pair, frame: Finished) -> None:

@@ -22,8 +22,8 @@ class Recovery:
         self._claims: dict[Pair, str] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def __contains__(self, pair: Pair) -> bool:
+        return pair in self._open
 
     def start(self, pairs: Mapping[Pair, str], window_s: float) -> None:
         """Hold ``pairs`` open for ``window_s``, and longer those that a connected process says it runs."""
