@@ -18,7 +18,7 @@ from outrider.errors import Code, problem
 from outrider_adapters import process, views
 from outrider_adapters.channel import Channel
 from outrider_adapters.exchange import Attempt, Exchange
-from outrider_adapters.work import INSIDE, Answer, Unsent, Work
+from outrider_adapters.work import INSIDE, Answer, Problem, Unsent, Work
 
 SLACK_S = 0.5
 """A waiting call gives the link's own verdict this much longer than its patience."""

@@ -211,6 +211,36 @@ async def test_answers_that_say_no_do_not_open_a_breaker(tmp_path: Path, failure
         assert rig.upstream.count() == 20
 
 
+async def test_an_exception_with_a_status_does_not_open_a_breaker(tmp_path: Path) -> None:
+    """A function that raised a 503 answered; it is another service that has trouble."""
+    raised = Outcome(OutcomeKind.DEFINITE, failure=Failure(Reason.RAISED, "x", 503))
+    async with Rig(tmp_path, {"defaults": {"retry": {"maxAttempts": 1}}}) as rig:
+        rig.upstream.answer = in_turn(raised)
+        for n in range(20):
+            await rig.call("up.read", n=n)
+        assert rig.upstream.count() == 20
+
+
+async def test_a_function_that_outlives_its_timeout_keeps_its_slot_and_no_other(tmp_path: Path) -> None:
+    """The slot of the attempt that runs on; a later attempt that was refused gives its own back."""
+    policy = {"domain": {"bulkhead": {"maxConcurrent": 2}, "breaker": {"consecutiveFailures": 1, "openFor": "60s"}}}
+    async with Rig(tmp_path, policy) as rig:
+        rig.upstream.takes_s = lambda attempt: 100.0
+        runs_on = asyncio.get_running_loop().create_future()
+
+        def begins(attempt: Attempt) -> Outcome:
+            attempt.still_running = runs_on
+            return OK
+
+        rig.upstream.answer = begins
+        await rig.call("up.read")  # times out, and its retry meets an open breaker
+        (domain,) = rig.domains
+        assert domain.bulkhead.held == 1
+        runs_on.set_result(None)
+        await asyncio.sleep(0)
+        assert domain.bulkhead.held == 0
+
+
 async def test_a_queue_that_is_full_refuses_at_once(tmp_path: Path) -> None:
     """Overflow is 503, and nothing was sent."""
     policy = {"domain": {"bulkhead": {"maxConcurrent": 1, "maxQueue": 1, "maxWait": "2s"}}}

@@ -61,6 +61,15 @@ def test_an_exception_of_a_function_is_an_answer_unless_the_policy_names_its_typ
     assert isinstance(step(raised, Effect.WRITE, retry=Retry(retry_on=("app.Busy",))), GiveUp)
 
 
+def test_the_status_of_an_exception_counts_like_a_status() -> None:
+    """A function whose HTTP client raised a 503."""
+    raised = failed(OutcomeKind.DEFINITE, Reason.RAISED, status=503, types=("requests.exceptions.HTTPError",))
+    assert isinstance(step(raised), Again)
+    assert isinstance(step(raised, Effect.WRITE), GiveUp)
+    wrong = failed(OutcomeKind.DEFINITE, Reason.RAISED, status=404, types=("requests.exceptions.HTTPError",))
+    assert isinstance(step(wrong), GiveUp)
+
+
 def test_max_attempts_includes_the_first() -> None:
     """Two attempts of two are all."""
     outcome = failed(OutcomeKind.UNKNOWN, Reason.RESET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from outrider import clock
-from outrider.calls import Outcome, OutcomeKind
+from outrider.calls import Attempt, Outcome, OutcomeKind
 from outrider.domains.bulkhead import Slot
 from outrider.errors import Code
 from outrider.flight import Flight
@@ -26,11 +26,12 @@ class Bulkhead:
         if isinstance(slot, Outcome):
             return slot
         flight.slot = slot
+        before = flight.attempt
         try:
             return await following(flight)
         finally:
             flight.slot = None
-            _give_back(slot, flight)
+            _give_back(slot, flight.attempt if flight.attempt is not before else None)
 
     async def _queue(self, flight: Flight) -> Slot | Outcome:
         assert flight.domain is not None
@@ -47,8 +48,9 @@ class Bulkhead:
         return _overloaded(flight, f"no slot became free within {patience_s:g} s", settings.max_wait_s)
 
 
-def _give_back(slot: Slot, flight: Flight) -> None:
-    running = flight.attempt.still_running if flight.attempt is not None else None
+def _give_back(slot: Slot, attempt: Attempt | None) -> None:
+    """``attempt`` is the one that this slot was for, None when it was refused before it became one."""
+    running = attempt.still_running if attempt is not None else None
     if running is None or running.done():
         slot.release()
         return

@@ -25,9 +25,8 @@ def lesson(outcome: Outcome) -> Verdict:
     failure = outcome.failure
     if failure is None or failure.reason in TEACHES_NOTHING or failure.status == 429:
         return Verdict.IGNORE
-    if failure.reason in UPSTREAM_FAULTS or failure.status in BREAKER_STATUSES:
-        return Verdict.FAILURE
-    return Verdict.SUCCESS
+    troubled = failure.reason is Reason.STATUS and failure.status in BREAKER_STATUSES
+    return Verdict.FAILURE if troubled or failure.reason in UPSTREAM_FAULTS else Verdict.SUCCESS
 
 
 class Permits:

@@ -51,8 +51,8 @@ def is_retryable(failure: Failure, kind: OutcomeKind, effect: Effect, settings: 
         return "not_executed" in settings.retry_on
     if not effect.repeatable:
         return False
-    if failure.reason is Reason.STATUS:
-        return _status_listed(failure.status, settings.retry_on)
+    if _status_listed(failure.status, settings.retry_on):  # of the upstream, or of an exception that a function raised
+        return True
     if failure.types and not settings.retry_on_types.isdisjoint(failure.types):
         return True
     return failure.reason.value in settings.retry_on

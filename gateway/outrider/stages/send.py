@@ -87,9 +87,8 @@ def _per_try_s(flight: Flight, plan: Plan) -> float | None:
 
 
 def _timed_out(known: Outcome, per_try_s: float) -> Outcome:
-    if known.ok:
-        return known  # it ended in the very moment the timeout passed
+    ended = known.ok or known.kind is OutcomeKind.DEFINITE  # in the very moment the timeout passed
+    if ended or (known.failure is not None and known.failure.reason is Reason.CONNECT):
+        return known
     failure = Failure(Reason.TIMEOUT, f"no answer within {per_try_s:g} s")
-    if known.failure is not None and known.failure.reason is Reason.CONNECT:
-        failure = known.failure
     return replace(known, failure=failure, stage=STAGE)
