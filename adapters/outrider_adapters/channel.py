@@ -317,16 +317,15 @@ class Channel:
             attempt = self._attempts.get(key)
             state = self._abort_state(key, attempt)
             if attempt is not None and state == "running":
-                attempt.abandoned = True
+                attempt.abandoned, attempt.why = True, frame.reason
             self._link.post(wire.encode_frame(wire.Aborted(*key, state=state)), urgent=True)
             if attempt is None:
                 self._spool.close(key)
             else:
                 self._revoke([attempt])  # spooled too: the proof outlives a broken connection
         if attempt is not None and state == "running":
-            killed = frame.reason.startswith("kill")
             detail = f"{attempt.exchange.work.tool} was stopped ({frame.reason}); it may have run."
-            attempt.exchange.abandon(attempt, Code.KILLED if killed else Code.OUTCOME_UNKNOWN, detail)
+            attempt.exchange.abandon(attempt, Code.KILLED if attempt.killed else Code.OUTCOME_UNKNOWN, detail)
 
     def _abort_state(self, key: Key, attempt: Attempt | None) -> Literal["not_started", "running", "done"]:
         """``not_started`` is a proof: the key is remembered, so that an execute that comes late begins nothing."""

@@ -64,7 +64,8 @@ def _parent_given_up(work: Work) -> Problem | None:
     if inside is None or inside.attempt is None or not inside.attempt.abandoned:
         return None
     detail = f"The call inside which {work.tool} was asked for was stopped; nothing more begins in it."
-    return Problem(problem(Code.CANCELLED, detail, outcome="not_executed", attempts=0))
+    code = Code.KILLED if inside.attempt.killed else Code.CANCELLED
+    return Problem(problem(code, detail, outcome="not_executed", attempts=0))
 
 
 def _await_up(channel: Channel, until: float) -> bool:

@@ -49,6 +49,7 @@ class Attempt:
     begin_by: float | None
     state: State = State.PENDING
     abandoned: bool = False  # told to be over while it still ran
+    why: str = ""  # the gateway's word, when it was told so by an abort
     is_parent: bool = False  # calls were made inside it: their limits count, not its own
     value: Any = None
     error: BaseException | None = None
@@ -59,6 +60,11 @@ class Attempt:
     @property
     def key(self) -> tuple[str, int]:
         return self.order.call, self.order.n
+
+    @property
+    def killed(self) -> bool:
+        """A kill switch stopped it while it ran."""
+        return self.abandoned and self.why.startswith("kill")
 
     @property
     def limit_s(self) -> float:

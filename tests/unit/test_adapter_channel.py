@@ -238,7 +238,7 @@ def test_what_was_stopped_begins_nothing_more(gateway: GatewayServer, pool: Thre
         calling.result(10)
     held.free.set()
     assert after.wait(10)
-    assert [refusal.code for refusal in told] == ["cancelled"]
+    assert [refusal.code for refusal in told] == ["killed"]
     assert len(gateway.calls) == 1
 
 
