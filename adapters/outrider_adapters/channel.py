@@ -36,6 +36,9 @@ EXIT_S = 2.0
 """The longest goodbye."""
 STRANDED_S = 5.0
 """The longest that calls wait for their gateway to come back, whatever the environment says; below its own window."""
+MAX_AHEAD = 8
+"""How many results may be handed out before their calls are closed (``on_ok: report``). Without a bound a busy agent
+would run ahead of its gateway, whose calls under way would pile up until it refuses."""
 REDELIVERY_S = 0.5
 """How long after a welcome the answers that the gateway kept may take to arrive."""
 Notify = Callable[[], None]
@@ -79,6 +82,7 @@ class Channel:
         self._exchanges: dict[str, Exchange] = {}
         self._stranded: dict[str, Exchange] = {}  # the connection broke; the gateway may still hold them
         self._left: list[str] = []  # refs whose callers left meanwhile
+        self._ahead: set[str] = set()  # refs whose callers have their result before the gateway has closed them
         self._attempts: dict[Key, Attempt] = {}
         self._spool = Spool()
         self._greeted: set[Key] = set()  # ends that the last hello told
@@ -127,6 +131,7 @@ class Channel:
         """The caller gave up: nothing more of this call begins, and the sidecar is told."""
         with self._gate:
             exchange.gone = True
+            self._ahead.discard(exchange.ref)
             self._revoke(exchange.attempts.values())
             if self._exchanges.pop(exchange.ref, None) is not None and self._up:
                 self._link.post(wire.encode_frame(wire.Cancel(exchange.ref)))
@@ -145,10 +150,15 @@ class Channel:
             attempt.began = time.monotonic()
             return True
 
-    def done(self, attempt: Attempt) -> None:
-        """The function ended. It counts as running in a ``hello`` until its end is spooled."""
+    def done(self, attempt: Attempt, *, well: bool) -> bool:
+        """The function ended. It counts as running in a ``hello`` until its end is spooled. Whether its good result may
+        be handed out before the gateway has closed the call."""
         with self._gate:
             attempt.state = State.DONE
+            ahead = well and attempt.order.on_ok == "report" and not attempt.abandoned and len(self._ahead) < MAX_AHEAD
+            if ahead:
+                self._ahead.add(attempt.exchange.ref)
+            return ahead
 
     def report(self, finished: wire.Finished, attempt: Attempt) -> bool:
         """Spool an attempt's end and send it. Whether its call has no gateway to answer it now."""
@@ -247,6 +257,7 @@ class Channel:
     def _orphan(self, refs: list[str]) -> None:
         """No gateway answers these any more."""
         with self._gate:
+            self._ahead.difference_update(refs)
             orphans = [self._stranded.pop(ref) for ref in refs if ref in self._stranded]
         for exchange in orphans:
             exchange.orphan()
@@ -287,6 +298,7 @@ class Channel:
 
     def _drop(self, ref: str) -> Exchange | None:
         with self._gate:
+            self._ahead.discard(ref)
             return self._exchanges.pop(ref, None) or self._stranded.pop(ref, None)
 
     def _execute(self, frame: wire.Execute) -> None:

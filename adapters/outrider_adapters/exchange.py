@@ -160,11 +160,10 @@ class Exchange:
         failure = _failure(self.work, value)
         if failure is not None:
             attempt.error = failure
-            self.channel.done(attempt)
+            self.channel.done(attempt, well=False)
             self._report(attempt, "raised", faults.raised(failure))
             return
-        self.channel.done(attempt)
-        if attempt.order.on_ok == "report" and not attempt.abandoned:
+        if self.channel.done(attempt, well=True):
             self.resolve(Value(value))
         self._summarise(attempt, _shown(self.work, value))
 
@@ -175,7 +174,7 @@ class Exchange:
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """The function raised. What is the framework's or the interpreter's own goes on untouched and at once."""
         attempt.error = error
-        self.channel.done(attempt)
+        self.channel.done(attempt, well=False)
         state = self.work.passes(error)
         if state is not None or not isinstance(error, Exception):
             stopped = isinstance(error, asyncio.CancelledError)

@@ -7,7 +7,7 @@ timeout of the gateway. ``wall`` is UTC for people and for the ledger; no decisi
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from datetime import UTC, datetime
 
@@ -34,10 +34,25 @@ def stamp(seconds: float | None = None) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+_POOL_BYTES = 4096
+_pool = b""  # random bytes of the system, fetched many at a time: a system call for each id would be most of its cost
+_VARIANTS = "89ab"
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
-    milliseconds = int(wall() * 1000) & 0xFFFFFFFFFFFF
-    random_bits = secrets.randbits(74)
-    value = milliseconds << 80 | 0x7 << 76 | (random_bits >> 62) << 64 | 0b10 << 62 | random_bits & (1 << 62) - 1
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    global _pool
+    if len(_pool) < 10:
+        _pool = os.urandom(_POOL_BYTES)
+    random_hex, _pool = _pool[:10].hex(), _pool[10:]
+    time_hex = f"{int(wall() * 1000):012x}"
+    variant = _VARIANTS[int(random_hex[0], 16) & 3]
+    return f"{time_hex[:8]}-{time_hex[8:]}-7{random_hex[1:4]}-{variant}{random_hex[4:7]}-{random_hex[7:19]}"
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = b""
+
+
+os.register_at_fork(after_in_child=_forget_pool)

@@ -114,6 +114,8 @@ async def _call(plane: DataPlane, request: web.Request) -> web.Response:
 async def _body(request: web.Request, limit: int) -> bytes | None:
     """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest."""
     try:
+        if request.content.is_eof():  # it came with the headers, as small ones do
+            return await _read(request, limit)
         async with asyncio.timeout(BODY_S):
             return await _read(request, limit)
     except TimeoutError:

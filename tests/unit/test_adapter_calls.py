@@ -15,6 +15,7 @@ from opentelemetry import trace
 
 from outrider import wire
 from outrider.errors import Code, Failed, Misconfigured, Refused
+from outrider_adapters import channel
 from outrider_adapters import governed as adapters
 from outrider_adapters.governed import govern, governed
 from tests.support.adapters import eventually, served
@@ -241,6 +242,25 @@ def test_with_report_a_good_result_is_handed_out_before_the_gateway_answers(gate
     gateway.script = script
     assert add(1) == 2
     answered.set()
+
+
+def test_with_report_an_agent_does_not_run_far_ahead_of_its_gateway(gateway: GatewayServer) -> None:
+    """A gateway that is slow to close its calls slows the agent, instead of drowning in them."""
+    under_way = most = 0
+
+    async def script(call: ServedCall) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        finished = await call.execute(on_ok="report")
+        await asyncio.sleep(0.02)
+        under_way -= 1
+        call.close(finished)
+
+    gateway.script = script
+    for number in range(100):
+        add(number)
+    assert 2 < most <= channel.MAX_AHEAD + 2
 
 
 def test_with_report_a_failure_waits_for_the_gateways_decision(gateway: GatewayServer) -> None:

@@ -62,6 +62,12 @@ def test_a_body_template_keeps_types_and_structure() -> None:
     assert request.body == b'{"sum":5,"memo":"for me","tags":[["a"]]}'
 
 
+def test_a_value_that_looks_like_a_placeholder_is_only_a_value() -> None:
+    """Substitution is one pass."""
+    template = HttpTemplate(method="GET", path="/s", query={"q": "{args.a} {args.b}"})
+    assert render(template, "x", {"a": "{args.b}", "b": "B"}).path == "/s?q=%7Bargs.b%7D+B"
+
+
 def test_a_header_value_cannot_smuggle_a_line_break() -> None:
     """Control characters in a header are refused."""
     with pytest.raises(TemplateError, match="control character"):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import codecs
 import ssl
+from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import msgspec
 import yarl
+from aiohttp.connector import Connection
 
 from outrider import __version__, clock
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
@@ -31,6 +33,8 @@ NOT_CHARSETS = frozenset(
     {"idna", "mbcs", "oem", "palmos", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
 """Python's own text codecs, which no HTTP charset names: some take quadratic time, others make lone surrogates."""
+_sending: ContextVar[Attempt] = ContextVar("attempt")
+"""The attempt that this task sends. A call's task sends one at a time."""
 _decode_json = msgspec.json.Decoder().decode
 
 
@@ -72,14 +76,14 @@ class HttpDriver:
 
     async def _exchange(self, attempt: Attempt, plan: Plan, request: Request) -> Outcome:
         session = self._session or self._open()
+        _sending.set(attempt)
         async with session.request(
             request.method,
             yarl.URL(self._base + request.path, encoded=True),
             data=request.body,
             headers=self._headers(attempt, plan, request),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=plan.timeouts.connect_s),
-            trace_request_ctx=attempt,
+            timeout=_timeout(plan.timeouts.connect_s),
         ) as response:
             body = await self._read(response)
             return self._judge(response, body)
@@ -97,13 +101,11 @@ class HttpDriver:
         return headers
 
     def _open(self) -> aiohttp.ClientSession:
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_mark_sent)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl, keepalive_timeout=KEEPALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._settings.use_env_proxy,
-            trace_configs=[tracing],
+            request_class=_MarkingRequest,
             headers={"User-Agent": f"outrider/{__version__}"},
             max_line_size=16 * 1024,
             max_field_size=16 * 1024,
@@ -145,8 +147,19 @@ class _TooLarge(ValueError):
         super().__init__(f"the answer is larger than {limit} bytes (http.maxResponse of the upstream)")
 
 
-async def _mark_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.sent = True
+class _MarkingRequest(aiohttp.ClientRequest):
+    """Marks the attempt as sent when its request gets a connection: the next thing that happens is a write.
+
+    aiohttp's tracing could tell too, at 30 µs a request; this is the same moment, a step earlier."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        _sending.get().sent = True
+        return await super().send(conn)
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect_s)
 
 
 def _broken(attempt: Attempt, error: Exception) -> Outcome:

@@ -80,13 +80,19 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else encode_json(value).decode()
 
 
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    """Every placeholder replaced, in one pass: a value that looks like a placeholder is only a value."""
+    return PLACEHOLDER.sub(lambda found: values[found.group(0)], template) if values else template
+
+
 def _path(template: str, args: Mapping[str, Any], used: set[str]) -> str:
-    filled = template
+    values: dict[str, str] = {}
     for placeholder, keys in _names(template):
         value = _lookup(args, keys, used)
         if value is _MISSING or value is None or value == "":
             raise TemplateError(f"the argument '{'.'.join(keys)}' is needed: it is part of the path {template}")
-        filled = filled.replace(placeholder, quote(_text(value), safe=""))
+        values[placeholder] = quote(_text(value), safe="")
+    filled = _fill(template, values)
     segments = zip(template.split("/"), filled.split("/"), strict=True)  # a value holds no slash once it is encoded
     if any("{" in pattern and segment in {"", ".", ".."} for pattern, segment in segments):
         raise TemplateError(f"the arguments make an empty or dot segment in the path {template}")
@@ -95,13 +101,13 @@ def _path(template: str, args: Mapping[str, Any], used: set[str]) -> str:
 
 def _query(template: str, args: Mapping[str, Any], used: set[str]) -> str | None:
     """The value of one query parameter; None leaves it out, where an argument that it names is not given."""
-    filled = template
+    values: dict[str, str] = {}
     for placeholder, keys in _names(template):
         value = _lookup(args, keys, used)
         if value is _MISSING or value is None:
             return None
-        filled = filled.replace(placeholder, _text(value))
-    return filled
+        values[placeholder] = _text(value)
+    return _fill(template, values)
 
 
 def _header(name: str, template: str, args: Mapping[str, Any], used: set[str]) -> str:
