@@ -14,7 +14,6 @@ import os
 import random
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,7 +24,7 @@ from outrider.errors import Code, problem
 from outrider_adapters import frames
 from outrider_adapters.environment import Surroundings
 from outrider_adapters.exchange import Attempt, Exchange, State
-from outrider_adapters.link import Link
+from outrider_adapters.link import Gate, Link
 from outrider_adapters.spool import Key, Spool
 from outrider_adapters.work import Answer, Problem, Unsent
 from outrider_adapters.workers import Workers
@@ -42,23 +41,6 @@ would run ahead of its gateway, whose calls under way would pile up until it ref
 REDELIVERY_S = 0.5
 """How long after a welcome the answers that the gateway kept may take to arrive."""
 Notify = Callable[[], None]
-
-
-class _Gate:
-    """The lock. What was posted under it is sent behind it: a write to a socket is no business of the lock's."""
-
-    __slots__ = ("_link", "_lock")
-
-    def __init__(self, link: Link) -> None:
-        self._lock = threading.Lock()
-        self._link = link
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        self._link.flush()
 
 
 class Channel:
@@ -88,7 +70,7 @@ class Channel:
         self._greeted: set[Key] = set()  # ends that the last hello told
         self._said_unrecorded = False
         self._link = Link(surroundings, self)
-        self._gate = _Gate(self._link)
+        self._gate = Gate(self._link)
 
     def start(self) -> None:
         """Begin to connect, without waiting."""
@@ -307,7 +289,12 @@ class Channel:
             if key in self._attempts:
                 return  # told twice: it is under way
             exchange = self._exchanges.get(frame.ref)
-            if exchange is None or exchange.gone or exchange.answered or self._spool.is_over(key):
+            if self._spool.is_over(key):
+                word = self._spool.word_on(key)
+                if word is not None:
+                    self._tell(word)
+                return
+            if exchange is None or exchange.gone or exchange.answered:
                 self._tell(wire.Finished(*key, state="not_started"))
                 return
             begin_by = time.monotonic() + frame.start_by_ms / 1000 if frame.start_by_ms > 0 else None
@@ -331,9 +318,9 @@ class Channel:
             if attempt is not None and state == "running":
                 attempt.abandoned, attempt.why = True, frame.reason
             self._link.post(wire.encode_frame(wire.Aborted(*key, state=state)), urgent=True)
-            if attempt is None:
-                self._spool.close(key)
-            else:
+            if attempt is None and state == "not_started":
+                self._spool.close(key, never_began=True)
+            elif attempt is not None:
                 self._revoke([attempt])  # spooled too: the proof outlives a broken connection
         if attempt is not None and state == "running":
             detail = f"{attempt.exchange.work.tool} was stopped ({frame.reason}); it may have run."

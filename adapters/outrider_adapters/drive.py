@@ -8,6 +8,7 @@ variables that a function sets are not seen by its caller.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -178,11 +179,12 @@ class LoopExchange(Exchange):
             self.returned(attempt, value)
 
     def _summarise(self, attempt: Attempt, shown: Any) -> None:
-        """A large result is read on a worker, never on the agent's loop."""
-        if views.is_small(shown):
-            super()._summarise(attempt, shown)
-        else:
-            self.channel.workers.submit(lambda: Exchange._summarise(self, attempt, shown))
+        """A large result is read on a worker, never on the agent's loop, as long as there are threads to be had."""
+        if not views.is_small(shown):
+            with contextlib.suppress(RuntimeError):
+                self.channel.workers.submit(lambda: Exchange._summarise(self, attempt, shown))
+                return
+        super()._summarise(attempt, shown)
 
     def cancel(self, attempt: Attempt) -> None:
         self._on_loop(self._cancel, attempt)

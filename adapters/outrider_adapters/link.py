@@ -294,6 +294,23 @@ class Link:
                 self._say(PING, b"")
 
 
+class Gate:
+    """A lock. What was posted under it is sent behind it: a write to a socket is no business of the lock's."""
+
+    __slots__ = ("_link", "_lock")
+
+    def __init__(self, link: Link) -> None:
+        self._lock = threading.Lock()
+        self._link = link
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._link.flush()
+
+
 def _socket_of(socket: aiohttp.ClientWebSocketResponse[bool]) -> sockets.socket:
     """The connection's own. Raises ClientConnectionError when it is gone already."""
     found = socket.get_extra_info("socket")

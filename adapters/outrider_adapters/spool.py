@@ -26,7 +26,7 @@ class Spool:
     def __init__(self) -> None:
         self._ends: OrderedDict[Key, wire.Finished] = OrderedDict()
         self._view_bytes = 0
-        self._over: OrderedDict[Key, None] = OrderedDict()
+        self._over: OrderedDict[Key, bool] = OrderedDict()  # whether it provably never began
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -48,7 +48,7 @@ class Spool:
             finished, size = msgspec.structs.replace(finished, view=None), 0
         self._ends[key] = finished
         self._view_bytes += size
-        self.close(key)
+        self.close(key, never_began=finished.state == "not_started")
         return finished
 
     def ack(self, key: Key, state: str) -> None:
@@ -62,14 +62,21 @@ class Spool:
         if finished is not None:
             self._view_bytes -= _view_bytes(finished)
 
-    def close(self, key: Key) -> None:
+    def close(self, key: Key, *, never_began: bool) -> None:
         """Remember that this attempt is over: whatever is asked of it later begins nothing."""
-        self._over[key] = None
+        self._over[key] = never_began
         if len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
 
     def is_over(self, key: Key) -> bool:
         return key in self._over or key in self._ends
+
+    def word_on(self, key: Key) -> wire.Finished | None:
+        """What to say when an attempt that is over is ordered again: its end, as long as it is kept; that it never
+        began, where that is so; nothing of one whose end was acked."""
+        if key in self._ends:
+            return self._ends[key]
+        return wire.Finished(*key, state="not_started") if self._over.get(key) else None
 
     def split(self, max_bytes: int) -> tuple[list[wire.Finished], list[wire.Finished]]:
         """Those that fit into so many bytes of a greeting, and the others."""

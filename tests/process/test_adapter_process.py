@@ -334,3 +334,20 @@ def test_outrider_run_tells_missing_settings_before_it_starts_anything(monkeypat
     for flag in ("-I", "-E", "-uS"):
         with pytest.raises(Misconfigured, match="Leave that flag out"):
             runner.run([sys.executable, flag, "agent.py"], "name", env)
+
+
+def test_governing_plain_functions_needs_the_base_install_only(gateway: GatewayServer) -> None:
+    """An agent's process gets aiohttp, msgspec and opentelemetry-api, and none of a framework's or the sidecar's."""
+    code = """
+        import sys
+        from outrider_adapters.governed import governed
+
+        @governed
+        def add(a, b):
+            return a + b
+
+        assert add(1, 2) == 3
+        heavy = {"langchain_core", "langgraph", "pydantic", "yaml", "typer", "rich", "sqlite_utils", "uvloop", "cel"}
+        print(sorted(heavy & set(sys.modules)), sorted(name for name in sys.modules if name.startswith("outrider.")))
+    """
+    assert finish(start(gateway, code)) == "[] ['outrider.errors', 'outrider.wire']\n"

@@ -544,8 +544,7 @@ async def test_lost_while_a_start_is_pending_it_never_begins(gateway: GatewaySer
     while not gateway.calls:
         await asyncio.sleep(0.001)
     blocked.set()
-    eventually(lambda: gateway.calls[0].n == 1)  # this blocks the agent's loop on purpose
-    time.sleep(0.05)
+    eventually(lambda: process.current()._attempts)  # this blocks the agent's loop on purpose
     gateway.stop()
     gateway.start()
     eventually(lambda: gateway.ends())
@@ -571,8 +570,7 @@ async def test_an_abort_reaches_what_runs_without_a_gateway(gateway: GatewayServ
     await asyncio.to_thread(gateway.stop)
     await asyncio.to_thread(gateway.start)
     await asyncio.to_thread(eventually, lambda: len(gateway.hellos) == 2 and gateway.sessions)
-    await asyncio.to_thread(eventually, lambda: process.current().up)
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(eventually, lambda: process.current().up and not process.current()._stranded)
     gateway.push(wire.Abort(call.id, 1, "killed"))
     with pytest.raises(Refused, match="stopped") as caught:
         await task
