@@ -18,7 +18,6 @@ from outrider.http_common import (
     Handler,
     Tokens,
     bearer,
-    encode_json,
     errors_as_problems,
     problem_response,
     refuse_cross_origin,
@@ -194,6 +193,3 @@ def _answer(flight: Flight, outcome: Outcome, supervisor: Supervisor) -> web.Res
         return respond_problem(supervisor.problem(flight, outcome))
     answer = CallAnswer(flight.call.id, "ok", outcome.value, flight.attempts, outcome.degraded)
     return web.Response(body=_encode_answer(answer), content_type="application/json")
-
-
-__all__ = ["DataPlane", "data_app", "encode_json", "to_call"]

@@ -8,7 +8,6 @@ ledger, asking what became of an interrupted attempt) runs to its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from outrider.kills import Kill
     from outrider.policy.load import Policy
     from outrider.policy.plans import Plan
+
+
+MIN_ATTEMPT_S = 0.1
+"""An attempt with less time than this left is not begun: it would only be cut short."""
 
 
 class Cause(StrEnum):
@@ -128,8 +131,8 @@ class Flight:
     """One call under way. Its task, its verdict and its resources; the supervisor owns it."""
 
     __slots__ = (
-        "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "decided_by", "degraded_by", "domain",
-        "may_have_run", "on_child", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
+        "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
+        "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
         "unheard", "verdict",
     )  # fmt: skip
 
@@ -148,13 +151,11 @@ class Flight:
         self.children = 0
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
         self.unheard = False  # its caller left before the answer
-        self.decided_by: str | None = None
         self.degraded_by = ""
         self.verdict: Verdict | None = None
         self.scope: Scope | None = None
         self.task: asyncio.Task[None] | None = None
         self.answer: asyncio.Future[Outcome] | None = None
-        self.on_child: Callable[[], None] | None = None
 
     def stoppable(
         self, timeout_s: float | None = None, *, caller_may_leave: bool = True, limit_stands: bool = False

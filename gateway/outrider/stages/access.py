@@ -20,7 +20,6 @@ class Access:
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
         decision = decide(flight, flight.policy, flight.plan.tool)
-        flight.decided_by = decision.rule
         self._recorder.decided(flight, flight.plan.tool, decision)
         refusal = refusal_of(decision, flight.plan.tool, STAGE)
         return refusal if refusal is not None else await following(flight)

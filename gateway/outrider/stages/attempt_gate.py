@@ -8,7 +8,7 @@ from outrider import clock
 from outrider.access import newly_denied
 from outrider.calls import Outcome, OutcomeKind
 from outrider.errors import Code
-from outrider.flight import Flight, killed_by
+from outrider.flight import MIN_ATTEMPT_S, Flight, killed_by
 from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.policy.load import Policy
@@ -16,7 +16,6 @@ from outrider.readiness import unready
 from outrider.stages import Next
 
 STAGE = "attempt_gate"
-MIN_ATTEMPT_S = 0.1
 
 
 class AttemptGate:

@@ -12,14 +12,12 @@ from outrider.calls import Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.backoff import delay_s, retry_after_delay_s
 from outrider.domains.domain import Domains
 from outrider.errors import Code
-from outrider.flight import Flight
+from outrider.flight import MIN_ATTEMPT_S, Flight
 from outrider.policy.plans import Plan
 from outrider.policy.plans import Retry as Settings
 from outrider.stages import Next
 
 STAGE = "retry"
-MIN_ATTEMPT_S = 0.1
-"""An attempt with less time than this left is not begun: it would only be cut short."""
 
 SPENT = "the retry budget of this upstream is spent"
 
