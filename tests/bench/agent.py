@@ -1,6 +1,7 @@
 """An agent's process of the bench: plain functions under ``@governed``, over the adapters' channel.
 
-``python -m tests.bench.agent`` reads one command a line, a JSON object: ``{way, calls, concurrency}``. ``way`` is
+``python -m tests.bench.agent`` reads one command a line, a JSON object: ``{way, calls, concurrency, pause_ms}``: so
+long after one answer the next call is made. ``way`` is
 
     sync        a function, called by this thread one time after the other
     threads     the same function, called by ``concurrency`` threads at once
@@ -17,7 +18,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from outrider_adapters.governed import governed
@@ -47,20 +48,24 @@ def write_sync(id: str) -> dict[str, Any]:
     return RESULT
 
 
-def one_after_the_other(function: Function, calls: int, took_ns: list[int]) -> None:
+def one_after_the_other(function: Function, calls: int, took_ns: list[int], pause_s: float = 0.0) -> None:
     """So many calls by this thread."""
     clock = time.perf_counter_ns
     for _ in range(calls):
+        if pause_s > 0:
+            time.sleep(pause_s)
         began = clock()
         function("42")
         took_ns.append(clock() - began)
 
 
-async def _task(function: Callable[[str], Awaitable[Any]], calls: int, took_ns: list[int]) -> None:
+async def _task(calls: int, took_ns: list[int], pause_s: float) -> None:
     clock = time.perf_counter_ns
     for _ in range(calls):
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
         began = clock()
-        await function("42")
+        await read_async("42")
         took_ns.append(clock() - began)
 
 
@@ -76,22 +81,25 @@ def by_threads(function: Function, calls: int, concurrency: int, took_ns: list[i
         worker.join()
 
 
-async def by_tasks(calls: int, concurrency: int, took_ns: list[int]) -> None:
+async def by_tasks(calls: int, concurrency: int, took_ns: list[int], pause_s: float) -> None:
     """Shared among so many tasks."""
-    await asyncio.gather(*(_task(read_async, calls // concurrency, took_ns) for _ in range(concurrency)))
+    await asyncio.gather(*(_task(calls // concurrency, took_ns, pause_s) for _ in range(concurrency)))
 
 
-def obey(loop: asyncio.AbstractEventLoop, way: str, calls: int, concurrency: int) -> dict[str, Any]:
+def obey(
+    loop: asyncio.AbstractEventLoop, way: str, calls: int, concurrency: int, pause_ms: float = 0.0
+) -> dict[str, Any]:
     """One command."""
+    pause_s = pause_ms / 1000
     took_ns: list[int] = []
     began, cpu = time.perf_counter(), time.process_time()
     if way == "tasks":
-        loop.run_until_complete(by_tasks(calls, concurrency, took_ns))
+        loop.run_until_complete(by_tasks(calls, concurrency, took_ns, pause_s))
     elif way == "threads":
         by_threads(read_sync, calls, concurrency, took_ns)
     else:
         functions: dict[str, Function] = {"sync": read_sync, "write": write_sync, "bare": bare}
-        one_after_the_other(functions[way], calls, took_ns)
+        one_after_the_other(functions[way], calls, took_ns, pause_s)
     seconds = time.perf_counter() - began
     own_us = (time.process_time() - cpu) / len(took_ns) * 1e6
     return {"wrong": 0, "sample": "", "own_cpu_us": own_us, **timing(took_ns, seconds)}
@@ -101,7 +109,7 @@ def main() -> None:
     with asyncio.Runner() as runner:  # the standard loop: what an agent has
         for command in commands():
             try:
-                answer = obey(runner.get_loop(), command["way"], command["calls"], command["concurrency"])
+                answer = obey(runner.get_loop(), **command)
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             say(json.dumps(answer))

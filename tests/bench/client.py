@@ -1,9 +1,10 @@
 """The client process of the bench: the same lean HTTP/1.1 keep-alive client for every target.
 
 ``python -m tests.bench.client`` reads one command a line from standard input, a JSON object:
-``{port, requests: [text …], concurrency, calls}``: open that many connections, warm each with one request, then send
-``calls`` requests, one at a time on each connection, going round the list of whole requests. It answers with a JSON
-object: ``calls, wrong, seconds, p50_ms, p90_ms, p99_ms, calls_per_s`` and one ``sample`` of what was wrong.
+``{port, requests: [text …], concurrency, calls, pause_ms}``: open that many connections, warm each with one request,
+then send ``calls`` requests, one at a time on each connection and so long after the answer before, going round the list
+of whole requests. It answers with a JSON object: ``calls, wrong, seconds, p50_ms, p90_ms, p99_ms, calls_per_s`` and one
+``sample`` of what was wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ PATIENCE_S = 120.0
 class Load:
     """One command under way: which request is next, how long each took."""
 
-    def __init__(self, requests: Sequence[bytes], calls: int) -> None:
+    def __init__(self, requests: Sequence[bytes], calls: int, pause_s: float) -> None:
+        self.pause_s = pause_s
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.took_ns: list[int] = []
         self.wrong = 0
@@ -77,6 +79,12 @@ class Connection(asyncio.Protocol):
             self._sent_ns = time.perf_counter_ns()
             self.transport.write(request)
 
+    def _send_next(self) -> None:
+        if self._load.pause_s > 0:
+            asyncio.get_running_loop().call_later(self._load.pause_s, self.send)
+        else:
+            self.send()
+
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
         end = data.find(b"\r\n\r\n")
@@ -93,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         if self.warm.done():
             self._load.answered(time.perf_counter_ns() - self._sent_ns, data)
-            self.send()
+            self._send_next()
         else:
             self.warm.set_result(None)
 
@@ -101,9 +109,11 @@ class Connection(asyncio.Protocol):
         self._load.broke(f"the connection was closed: {error}")
 
 
-async def drive(port: int, requests: Sequence[bytes], concurrency: int, calls: int) -> dict[str, Any]:
+async def drive(
+    port: int, requests: Sequence[bytes], concurrency: int, calls: int, pause_s: float = 0.0
+) -> dict[str, Any]:
     """One command."""
-    load = Load(requests, calls)
+    load = Load(requests, calls, pause_s)
     loop = asyncio.get_running_loop()
     connections = [
         (await loop.create_connection(lambda: Connection(load), "127.0.0.1", port))[1] for _ in range(concurrency)
@@ -139,7 +149,8 @@ async def _main() -> None:
     while (command := await asyncio.to_thread(next, lines, None)) is not None:
         requests = [text.encode() for text in command["requests"]]
         try:
-            answer = await drive(command["port"], requests, command["concurrency"], command["calls"])
+            pause_s = command.get("pause_ms", 0) / 1000
+            answer = await drive(command["port"], requests, command["concurrency"], command["calls"], pause_s)
         except (OSError, TimeoutError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         say(json.dumps(answer))

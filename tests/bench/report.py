@@ -77,7 +77,7 @@ def show(console: Console, on: dict[str, Any], findings: Sequence[Findings], qui
 
 
 def _table(findings: Findings) -> Table:
-    title = f"{findings.case}: {findings.took_s:.0f} s, others used {findings.others:.0%} of the machine"
+    title = f"{findings.case}: took {findings.took_s:.0f} s; others used {findings.others:.0%} of the machine"
     table = Table(title=title, title_justify="left")
     for name in ("figure", "value", "target", ""):
         table.add_column(name, justify="right" if name in ("value", "target") else "left")

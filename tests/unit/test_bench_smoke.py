@@ -1,0 +1,61 @@
+"""The bench works: every case runs and finds what it is there to find. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from outrider.policy.load import check
+from tests.bench.cases import CASES
+from tests.bench.figures import SMOKE, Findings
+from tests.bench.report import as_json, machine, show
+from tests.bench.rounds import Rounds, Sample
+from tests.bench.sidecar import policy
+
+WANTED = {
+    "http": "governed / plain proxy: calls/s",
+    "local": "function / governed HTTP: p50, 2 ms apart",
+    "ledger_size": "write: large / empty ledger, p50",
+}
+"""The cases that have machinery of their own; the others are made of the same."""
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_case_finds_its_figures(name: str, tmp_path: Path) -> None:
+    """With real processes; every answer was a good one, or the case would have been broken."""
+    findings = CASES[name](tmp_path, SMOKE)
+    figures = {figure.what: figure for figure in findings.figures}
+    assert figures[WANTED[name]].value > 0 and figures[WANTED[name]].met is not None
+    console = Console(record=True, width=120)
+    show(console, machine(tmp_path), [findings], quick=True)
+    assert WANTED[name] in console.export_text()
+    told = json.dumps(as_json(machine(tmp_path), [findings], quick=True))
+    assert str(tmp_path) not in told
+
+
+def test_the_policies_of_the_bench_are_sound(tmp_path: Path) -> None:
+    """However many tools and rules they have."""
+    (tmp_path / "policy.yaml").write_text(policy(9, 1000))
+    found, faults = check(tmp_path)
+    assert found is not None and not [fault for fault in faults if fault.severity == "error"]
+    assert len(found.rules.rules) == 1001
+
+
+def test_the_quietest_rounds_count_whatever_they_found() -> None:
+    """Others used least in rounds 1 and 4; what the subjects took is not asked."""
+    samples = [Sample(10, p50_ms, p50_ms, p50_ms, 1.0) for p50_ms in (1.0, 9.0, 2.0, 3.0, 7.0, 4.0)]
+    rounds = Rounds({"a": samples, "b": samples[::-1]}, [0.9, 0.0, 0.5, 0.6, 0.1, 0.7])
+    assert rounds.kept == (1, 4) and rounds.median("a", "p50_ms") == 8.0
+    assert rounds.ratio("a", "b", "p50_ms") == pytest.approx((9 / 7 + 7 / 9) / 2)
+
+
+def test_a_target_is_met_or_missed_by_its_bound() -> None:
+    """At most, at least, or no target at all."""
+    findings = Findings("x")
+    findings.at_most("a", 1.0, "ms", 2.0)
+    findings.at_least("b", 1.0, "/s", 2.0)
+    findings.add("c", 1.0, "")
+    assert [figure.met for figure in findings.figures] == [True, False, None]
