@@ -40,11 +40,11 @@ class Stage:
         self.upstream = upstream
         self.upstream_port = int(upstream.line())
         self.client = household.python("client")
-        self._noise = Noise(household)
+        self.noise = Noise(household)
 
     def compare(self, subjects: dict[str, Measure]) -> Rounds:
         """Interleaved rounds of them."""
-        return interleaved(subjects, self._rounds, self._noise)
+        return interleaved(subjects, self._rounds, self.noise)
 
     def load(
         self, subject: Child, port: int, requests: list[str], concurrency: int, calls: int, pause_ms: float = 0.0
@@ -286,6 +286,7 @@ def footprint(folder: Path, effort: Effort) -> Findings:
     findings = Findings("footprint")
     with stage(folder, findings, effort) as scene:
         took_s: list[float] = []
+        scene.noise.restart()
         for number in range(effort.starts):
             sidecar = start_sidecar(scene.household, f"start-{number}", policy(scene.upstream_port))
             took_s.append(sidecar.ready_s)
@@ -294,6 +295,7 @@ def footprint(folder: Path, effort: Effort) -> Findings:
                 sidecar.child.stop()
         scene.governed(sidecar, ["bench.read", "bench.write"], 16, effort.rss_calls)()
         after = sidecar.child.rss_bytes()
+        findings.others = scene.noise.share()
     findings.at_most("from its start to ready, median", statistics.median(took_s), "s", 2.0)
     findings.add("from its start to ready, worst", max(took_s), "s")
     findings.add("resident, fresh", before / 1e6, "MB")

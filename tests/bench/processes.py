@@ -40,6 +40,7 @@ class Child:
         self.name = name
         self._log = folder / f"{name}.log"
         self._buffer = b""
+        self._spent_s = 0.0
         self.started = time.monotonic()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -64,8 +65,10 @@ class Child:
     # ── what it costs ────────────────────────────────────────────────────────────────────────────────────────────
 
     def cpu_s(self) -> float:
-        """User and system time of all its threads so far, ended ones included."""
-        return cpu_of(self.pid)
+        """User and system time of all its threads so far, ended ones included; of an ended process, the last known."""
+        if self.running:
+            self._spent_s = cpu_of(self.pid)
+        return self._spent_s
 
     def rss_bytes(self) -> int:
         """What of it is in memory now."""
@@ -108,6 +111,7 @@ class Child:
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL. May be called twice."""
+        self.cpu_s()
         if self.running:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -146,8 +150,8 @@ class Household:
         return self.start(module, argv, env)
 
     def cpu_s(self) -> float:
-        """Of all its processes that still run, and of the bench itself."""
-        return time.process_time() + sum(child.cpu_s() for child in self._children if child.running)
+        """Of all its processes, and of the bench itself."""
+        return time.process_time() + sum(child.cpu_s() for child in self._children)
 
 
 def cpu_of(pid: int) -> float:

@@ -17,6 +17,8 @@ from tests.support.rig import BASE, BROKEN, BUSY, OK, REFUSED, WRONG, Rig
 
 pytestmark = pytest.mark.looptime
 
+LATER = Outcome(OutcomeKind.NOT_EXECUTED, failure=Failure(Reason.STATUS, "HTTP 429", 429, retry_after_s=1.0))
+
 
 def now() -> float:
     return asyncio.get_running_loop().time()
@@ -256,7 +258,7 @@ async def test_slots_are_not_held_during_backoff(tmp_path: Path) -> None:
     """While one call sleeps before its retry, another runs."""
     policy = {"domain": {"bulkhead": {"maxConcurrent": 1, "maxQueue": 0}}}
     async with Rig(tmp_path, policy) as rig:
-        rig.upstream.answer = in_turn(REFUSED, OK)
+        rig.upstream.answer = in_turn(LATER, OK)
         asleep = rig.start("up.read", n=1)
         while rig.upstream.count() < 1 or rig.upstream.running:
             await asyncio.sleep(0.001)
