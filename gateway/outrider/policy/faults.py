@@ -51,6 +51,7 @@ CODES: Mapping[str, str] = {
     "E52": "a number out of range",
     "E53": "keys that contradict each other",
     "E54": "durations that contradict each other",
+    "E55": "a fallback to a function of an agent's process",
     "W01": "attempts that may not fit into the total timeout",
     "W02": "a tool without an effect",
     "W05": "a tool that is probably misspelled",

@@ -17,13 +17,14 @@ from outrider.policy.patterns import is_operation, is_prefix, matches, overlap
 from outrider.policy.strictyaml import Path
 
 FALLBACK: Keys = ("fallback",)
+LOCAL = "local"
 MAX_SEARCHES = 100
 MAX_ALIKE = 100
 """How many misspelled names are looked up, and among how many others."""
 
 
 def check_links(made: Draft, layers: Layers, known: Mapping[str, plans.Upstream]) -> Iterator[Fault]:
-    """Codes E14, E27, E33, E47, W05, W06."""
+    """Codes E14, E27, E33, E47, E55, W05, W06."""
     names = Names(made, layers)
     yield from _clashes(layers)
     yield from _entries(layers, names)
@@ -123,6 +124,9 @@ def _fallbacks(layers: Layers, names: Names, known: Mapping[str, plans.Upstream]
                 message, fix = _undefined(group, names)
                 yield leaf.item.fault(keys, "E33", message, fix)
                 continue
+            if group == LOCAL:
+                yield leaf.item.fault(keys, "E55", *_never_runs(tool))
+                continue
             upstream = known.get(group)
             if upstream is not None and not is_operation(operation, upstream.http is not None):
                 yield leaf.item.fault(keys, "E47", f"'{tool}' is no tool of an HTTP upstream.", "mend its name.")
@@ -130,6 +134,15 @@ def _fallbacks(layers: Layers, names: Names, known: Mapping[str, plans.Upstream]
             if near is not None:
                 message = f"no tool of upstream '{group}' matches '{tool}' (nearest: {near})."
                 yield leaf.item.fault(keys, "W05", message, f"write '{near}', or add an entry for '{tool}' to tools.")
+
+
+def _never_runs(tool: str) -> tuple[str, str]:
+    """An agent's process has, for a call, the one function that was called, and its arguments: no other."""
+    message = (
+        f"'{tool}' is a function of the agent's process, which runs the function that was called and no other: "
+        "this fallback would never run."
+    )
+    return message, "name a tool of an HTTP upstream or a static value, or fall back inside the function."
 
 
 def _circles(layers: Layers) -> Iterator[Fault]:
