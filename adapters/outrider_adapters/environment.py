@@ -5,6 +5,7 @@ OUTRIDER_TOKEN        the agents' token; or OUTRIDER_TOKEN_FILE, a file that hol
 OUTRIDER_CA_FILE      PEM file of a private CA, for https
 OUTRIDER_AGENT        the agent's name
 OUTRIDER_CONNECT_WAIT how many seconds a call waits for a sidecar that does not answer (default 2)
+OUTRIDER_TRANSPARENT  1: a tool's final failure reaches the framework as the tool raised it (default 0)
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Surroundings:
     ca_file: str = ""
     agent: str = ""
     connect_wait_s: float = DEFAULT_WAIT_S
+    transparent: bool = False
+    """What a function raised or returned is given to the framework untouched, its final failure too; refusals and
+    kills look as ever."""
 
     @property
     def socket_path(self) -> str:
@@ -63,10 +67,11 @@ def read(
     if ca_file and not Path(ca_file).is_file():
         faults.append(_fault("OUTRIDER_CA_FILE", f"names no file: {ca_file}", "give the PEM file of the CA"))
     wait_s = _wait(env.get("OUTRIDER_CONNECT_WAIT", ""), faults)
+    transparent = _flag("OUTRIDER_TRANSPARENT", env, faults)
     if faults:
         raise Misconfigured(faults)
     name = agent or env.get("OUTRIDER_AGENT", "")
-    return Surroundings(address, literal.strip(), file, ca_file, name, wait_s)
+    return Surroundings(address, literal.strip(), file, ca_file, name, wait_s, transparent)
 
 
 def _fault(path: str, message: str, fix: str) -> Fault:
@@ -117,3 +122,10 @@ def _wait(text: str, faults: list[Fault]) -> float:
         fix = f"write a number of seconds between 0 and {MAX_WAIT_S:g}"
         faults.append(_fault("OUTRIDER_CONNECT_WAIT", f"'{text}' is not a wait", fix))
     return seconds
+
+
+def _flag(name: str, env: Mapping[str, str], faults: list[Fault]) -> bool:
+    text = env.get(name, "").strip()
+    if text not in {"", "0", "1"}:
+        faults.append(_fault(name, f"'{text}' is neither 0 nor 1", "write 1 to switch it on, 0 or nothing for off"))
+    return text == "1"

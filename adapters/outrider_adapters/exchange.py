@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 1.0
 """The adapter's own timer is a backstop: it fires this much (and a tenth of the timeout) after the gateway's."""
+OWN_FAILURES = frozenset({Code.UPSTREAM_FAILED, Code.OUTCOME_UNKNOWN})
+"""How the gateway tells that the function itself failed, and was not refused or stopped."""
 
 
 class State(Enum):
@@ -194,10 +197,7 @@ class Exchange:
     def closed(self, frame: wire.Closed) -> None:
         """The call's one answer."""
         if frame.problem is not None:
-            last = self._last_begun()
-            failed = last if last is not None and last.error is not None else None
-            told = Problem(frame.problem, failed.error, failed.value) if failed else Problem(frame.problem)
-            self.resolve(told)
+            self.resolve(self._failure(frame.problem))
         elif frame.use is None:
             self.resolve(Made(frame.result, frame.degraded))
         elif frame.use in self.attempts:
@@ -208,6 +208,16 @@ class Exchange:
             for timer in attempt.timers:
                 timer.cancel()
         self.attempts = {}
+
+    def _failure(self, told: Mapping[str, Any]) -> Answer:
+        """The call failed. In transparent mode a function's own last failure is nobody else's to put into words."""
+        last = self._last_begun()
+        if last is None or last.error is None:
+            return Problem(told)
+        own = told.get("code") in OWN_FAILURES and not last.abandoned
+        if own and self.channel.surroundings.transparent:
+            return Raise(last.error) if last.value is None else Value(last.value)
+        return Problem(told, last.error, last.value)
 
     def abandon(self, attempt: Attempt, code: Code, detail: str) -> None:
         """A running attempt was given up. A gateway that holds the call will answer; without one the caller is told
@@ -259,7 +269,7 @@ class Exchange:
         else:
             detail = f"{self.work.tool} failed: {type(attempt.error).__name__}: {faults.text_of(attempt.error)}"
             told = problem(Code.UPSTREAM_FAILED, detail, outcome="definite", retryable=False, call_id=call, attempts=n)
-        self.resolve(Problem(told, attempt.error, attempt.value))
+        self.resolve(self._failure(told))
 
     def _lost_problem(self) -> dict[str, Any]:
         where = self.channel.surroundings.url
