@@ -1,4 +1,4 @@
-"""OUTRIDER_TRANSPARENT: a function's own failure reaches the framework as the function told it, and nothing else does."""
+"""OUTRIDER_TRANSPARENT: a function's own failure reaches the framework as it was told, and nothing else does."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_failure_whose_outcome_is_unknown_is_the_functions_own_too(gateway: Ga
 
 
 def test_a_refusal_stays_a_refusal(gateway: GatewayServer) -> None:
-    """Also one that comes after the function failed: a rule, a kill or a breaker is never hidden behind an old error."""
+    """Also one that comes after the function failed: a rule, a kill or a breaker never hides behind an old error."""
 
     async def killed_after_a_failure(call: ServedCall) -> None:
         await call.execute()
