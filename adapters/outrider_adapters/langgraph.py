@@ -11,8 +11,6 @@ calls), whenever the agent was built. The framework's own hooks fail open, so th
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
@@ -27,7 +25,7 @@ from pydantic import ValidationError
 from pydantic.v1 import ValidationError as ValidationErrorV1
 
 from outrider.errors import CallError, Misconfigured, Refused
-from outrider_adapters import drive, environment, langgraph_runs, process, versions, views
+from outrider_adapters import drive, environment, framework, langgraph_runs, process, versions
 from outrider_adapters import governed as plain
 from outrider_adapters.governed import governed, run
 from outrider_adapters.work import Answer, EndState, Made, Problem, Raise, Value, Work
@@ -36,8 +34,6 @@ __all__ = [
     "SUPPORTED", "Killed", "ToolFailed", "arepair_thread", "govern", "governed", "install", "repair_thread", "run",
     "uninstall",
 ]  # fmt: skip
-
-log = logging.getLogger("outrider")
 
 SUPPORTED = versions.LANGGRAPH
 """The versions this adapter was tested for: package → (from, below)."""
@@ -98,7 +94,7 @@ def install(
             was not made for, or another install with other settings before.
     """
     found = versions.check("outrider_adapters.langgraph", SUPPORTED)
-    agent = _operators_choice(agent)
+    agent = framework.operators_choice(agent)
     surroundings = environment.read(url=url, token=token, agent=agent)
     settings = (surroundings, subagents)
     with _seam.lock:
@@ -139,14 +135,6 @@ def govern(tool: T, *, name: str = "") -> T:
         _seam.some_tools = True
         _patch()
     return tool
-
-
-def _operators_choice(agent: str | None) -> str | None:
-    """``outrider run --agent`` outranks the program's own word: the operator starts it."""
-    chosen = os.environ.get("OUTRIDER_RUN_AGENT", "")
-    if chosen and agent and agent != chosen:
-        log.warning("`outrider run --agent %s` named this process; install(agent=%r) is not followed", chosen, agent)
-    return chosen or agent
 
 
 def _patch() -> None:
@@ -272,7 +260,7 @@ class _ToolCall:
             case Value(value):
                 return value
             case Made(value):
-                return value if self.call_id is None else self._message(_text(value), "success")
+                return value if self.call_id is None else self._message(framework.text_of(value), "success")
             case Raise(error):
                 raise error
             case Problem():
@@ -280,7 +268,7 @@ class _ToolCall:
         raise AssertionError("an unsent call is sent again")
 
     def _failure(self, answer: Problem) -> Any:
-        text = _told(answer.problem)
+        text = framework.told(answer.problem)
         if answer.killed:
             raise Killed(text, answer.problem) from answer.error
         if isinstance(answer.value, ToolMessage) and answer.problem.get("code") == "upstream_failed":
@@ -319,20 +307,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list) and any(isinstance(one, (ToolMessage, Command)) for one in value):
         return [_plain(one) for one in value]
     return value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else views.json_bytes(value).decode()
-
-
-def _told(problem: Mapping[str, Any]) -> str:
-    """What the model reads: what happened, and whether to try again makes sense."""
-    detail = str(problem.get("detail") or problem.get("title") or "the call was refused")
-    code, outcome = problem.get("code", ""), problem.get("outcome")
-    if outcome == "unknown":
-        return f"{detail} [{code}: it may have taken effect; do not repeat it before that is known]"
-    again = "may be tried again later" if problem.get("retryable") else "trying again will not help"
-    return f"{detail} [{code}: {again}]"
 
 
 # ── after a kill ─────────────────────────────────────────────────────────────────────────────────────────────────
