@@ -34,7 +34,7 @@ class KillBody(msgspec.Struct, frozen=True):
 
 
 class ReasonBody(msgspec.Struct, frozen=True):
-    """``DELETE /v1/kills/{id}``."""
+    """``DELETE /v1/kills/{id}`` and ``POST /v1/ledger/{id}/erase``."""
 
     reason: str
 

@@ -9,6 +9,7 @@ POST   /v1/kills                  stop; answers with a receipt
 DELETE /v1/kills/{id}             release
 GET    /v1/upstreams              health, breakers, queues
 GET    /v1/ledger                 search
+POST   /v1/ledger/{id}/erase      forget the arguments and results of a call
 GET    /v1/policy                 the policy in force
 POST   /v1/policy/reload          read it again
 GET    /metrics                   for Prometheus
@@ -253,6 +254,18 @@ async def _ledger(services: Services, request: web.Request) -> web.Response:
     return json_response({"records": page.records, "next_before": page.next_before_seq})
 
 
+async def _erase(services: Services, request: web.Request) -> web.Response:
+    call_id, by = request.match_info["id"], _by(request)
+    body = read_body(await request.read(), ReasonBody)
+    if call_id in services.supervisor.flights:
+        detail = "This call is still under way, and its result is yet to be stored. Erase it once it has ended."
+        return problem_response(Code.CONFLICT, detail)
+    if not await asyncio.to_thread(query.show, services.settings.data, call_id):
+        return problem_response(Code.NOT_FOUND, f"The ledger holds no call '{call_id[:80]}'.")
+    seq = await _to_its_end(services.ledger.erase(call_id, reason=body.reason, by=by))
+    return json_response({"call_id": call_id, "erased": True, "seq": seq, "reason": body.reason, "by": by})
+
+
 async def _policy(services: Services, request: web.Request) -> web.Response:
     refuse_unknown(request.query)
     policies = services.policies
@@ -311,6 +324,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("DELETE", "/v1/kills/{id}", _revive),
     ("GET", "/v1/upstreams", _upstreams),
     ("GET", "/v1/ledger", _ledger),
+    ("POST", "/v1/ledger/{id}/erase", _erase),
     ("GET", "/v1/policy", _policy),
     ("POST", "/v1/policy/reload", _reload),
     ("GET", "/metrics", _metrics),

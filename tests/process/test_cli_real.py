@@ -223,6 +223,9 @@ def test_the_ledger_is_read_at_rest_and_while_a_sidecar_runs(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(asked.stdout) == from_folder
+    call_id = json.loads(run("ledger", "search", "--agent", "ann", "--json")[1])["records"][0]["call_id"]
+    assert run("ledger", "erase", call_id, "--reason", "asked to be forgotten")[0] == 0
+    assert '"id": "1"' not in run("ledger", "show", call_id)[1]
     assert gateway.terminate() == 0
     out = tmp_path / "out.jsonl"
     assert run("ledger", "export", "--out", str(out))[0] == 0

@@ -405,6 +405,19 @@ def test_an_unknown_outcome_is_settled(sidecar: Sidecar, run: Run) -> None:
     assert run("settle", "c1", "--as", "done", "--reason", "x")[0] == 2
 
 
+def test_a_calls_values_are_erased_by_a_running_sidecar(sidecar: Sidecar, run: Run) -> None:
+    """Only with a reason, and with what was not erased by it told."""
+    erased = {"call_id": "c/1", "seq": 7, "reason": "x", "by": "token:admin"}
+    sidecar.answers["POST /v1/ledger/c%2F1/erase"] = (200, erased)
+    code, told, _ = run("ledger", "erase", "c/1", "--reason", "x")
+    assert (code, told.splitlines()[0]) == (0, "Erased: the arguments and results of c/1 (record 7).")
+    assert "copies, backups and exports" in told
+    assert sidecar.asked[-1][2] == {"reason": "x"}
+    assert json.loads(run("ledger", "erase", "c/1", "--reason", "x", "--json")[1]) == erased
+    assert run("ledger", "erase", "c/1")[0] == 2
+    assert run("ledger", "erase", "gone", "--reason", "x")[0] == 1
+
+
 def test_agents_calls_and_upstreams_are_listed(sidecar: Sidecar, run: Run) -> None:
     """One line each; the domains of local one line each too."""
     sidecar.answers["GET /v1/agents"] = (

@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from outrider.control_bodies import KillBody, LedgerQuery, NoBody, ReasonBody, SettleBody, parse_moment, read_body
 from outrider.control_plane import MAX_BODY_BYTES, ROUTES
 from outrider.errors import Refused
+from outrider.ledger.verify import verify
 from outrider.settings import Address, Settings
 from outrider.sidecar import Sidecar
 
@@ -362,6 +363,30 @@ async def test_the_ledger_is_searched_page_by_page_and_followed(plane: Plane) ->
     _, call = await plane.ask("GET", f"/v1/calls/{answer['call_id']}")
     assert call["records"][0]["args"] == {"n": 1}
     assert (await plane.ask("GET", "/v1/calls/nothing"))[0] == 404
+
+
+async def test_what_a_call_was_given_and_what_it_brought_is_erased(plane: Plane) -> None:
+    """Once it has ended, with a reason; the chain still verifies, and who did it is recorded."""
+    call = plane.call("pay.get_x")
+    calls = await plane.until("/v1/calls", lambda body: any(one["sent"] for one in body["calls"]))
+    path = f"/v1/ledger/{calls['calls'][0]['call_id']}/erase"
+    status, told = await plane.ask("POST", path, {"reason": "asked to be forgotten"})
+    assert (status, told["code"]) == (409, "conflict")
+    assert "still under way" in told["detail"]
+    plane.release.set()
+    call_id = (await call)[1]["call_id"]
+    assert (await plane.ask("POST", path, {}))[0] == 400
+    status, erased = await plane.ask("POST", path, {"reason": "asked to be forgotten"}, **{"Outrider-Actor": "dpo"})
+    assert (status, erased["call_id"], erased["by"]) == (200, call_id, "token:admin (dpo)")
+    _, shown = await plane.ask("GET", f"/v1/calls/{call_id}")
+    values = [record[kind] for record in shown["records"] for kind in ("args", "result") if kind in record]
+    assert values == [{"«erased»": True}, {"«erased»": True}]
+    last = shown["records"][-1]
+    assert (last["type"], last["seq"], last["reason"], last["actor"]) == (
+        "payload.erased", erased["seq"], "asked to be forgotten", "token:admin (dpo)",
+    )  # fmt: skip
+    assert verify(plane.folder / "data").ok
+    assert (await plane.ask("POST", "/v1/ledger/nothing/erase", {"reason": "x"}))[0] == 404
 
 
 async def test_an_unknown_outcome_is_settled_once(plane: Plane) -> None:

@@ -1,7 +1,7 @@
 """``outrider ledger …``: read the audit trail, of a running sidecar or of a folder at rest.
 
 With a data folder the database is read directly, whether a sidecar runs or not; with OUTRIDER_CONTROL_URL alone the
-sidecar is asked.
+sidecar is asked. Nothing here writes: to erase, the running sidecar is asked, which alone writes its ledger.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 from outrider.cli.client import Client
 from outrider.cli.fault import CliError
-from outrider.cli.options import Data, Json, people
+from outrider.cli.options import Data, Json, Reason, people
 from outrider.cli.place import data_folder
 from outrider.cli.plain import safe, short
 from outrider.cli.shown import as_json, say, table
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="The audit trail.", no_args_is_help=True)
-    for command in (tail, search, show, export, verify):
+    for command in (tail, search, show, export, erase, verify):
         group.command()(command)
     app.add_typer(group, name="ledger")
 
@@ -224,6 +224,22 @@ def export(
     except OSError as error:
         raise CliError(f"{out} cannot be written: {error.strerror}.") from None
     say(f"Wrote {count} records to {out}.")
+
+
+def erase(
+    call_id: Annotated[str, typer.Argument(metavar="CALL", help="The call's id.")],
+    reason: Reason,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Have the running sidecar forget the stored arguments and results of a call. The record of it stays, and the
+    ledger still verifies."""
+    erased = people(data).expect("POST", f"/v1/ledger/{quote(call_id, safe='')}/erase", {"reason": reason})
+    if json:
+        return as_json(erased)
+    say(f"Erased: the arguments and results of {safe(call_id)} (record {erased['seq']}).")
+    say("Not erased: copies, backups and exports made before, and error texts in its records.")
+    return None
 
 
 def verify(
