@@ -19,7 +19,7 @@ from outrider.agents import Agents
 from outrider.calls import Call, Effect, Outcome, OutcomeKind, Reason
 from outrider.errors import Code, problem
 from outrider.flight import Cause, Flight, Traffic, Verdict, killed_by
-from outrider.kills import KillBoard
+from outrider.kills import Kill, KillBoard
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.policy.current import CurrentPolicy
 from outrider.recorder import Mutation, Recorder
@@ -83,6 +83,7 @@ class Supervisor:
         self._local = local
         self._run_stages = run
         self.on_lifecycle: Callable[[str, str], None] = lambda state, reason: None
+        kills.subscribe(self._kill_changed)
 
     @property
     def flights(self) -> dict[str, Flight]:
@@ -217,8 +218,12 @@ class Supervisor:
 
     async def revive(self, kill_id: str, reason: str, by: str) -> None:
         """Lift a kill. Raises KeyError when it is not engaged, ValueError without a reason."""
-        kill = await self._kills.lift(kill_id, reason, by)
-        self.on_lifecycle("revived", kill.scope)
+        await self._kills.lift(kill_id, reason, by)
+
+    def _kill_changed(self, kill: Kill, engaged: bool) -> None:
+        """The end of a kill is told however it came: a person lifted it, or its time was over."""
+        if not engaged:
+            self.on_lifecycle("revived", kill.scope)
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what runs end, then stop what is left."""

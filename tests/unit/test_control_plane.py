@@ -15,12 +15,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from outrider import wire
 from outrider.control_bodies import KillBody, LedgerQuery, NoBody, ReasonBody, SettleBody, parse_moment, read_body
 from outrider.control_plane import MAX_BODY_BYTES, ROUTES
 from outrider.errors import Refused
 from outrider.ledger.verify import verify
 from outrider.settings import Address, Settings
 from outrider.sidecar import Sidecar
+from outrider.wire import PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS_TOKEN = "a-token-for-prometheus-only"
@@ -297,6 +299,23 @@ async def test_a_kill_is_lifted_with_a_reason_and_stays_in_the_history(plane: Pl
     _, listed = await plane.ask("GET", "/v1/kills?history=true")
     assert (listed["kills"], listed["lifted"][0]["lift_reason"]) == ([], "mended")
     assert "lifted" not in (await plane.ask("GET", "/v1/kills"))[1]
+
+
+@pytest.mark.parametrize("ttl", ["150ms", None])
+async def test_the_agents_processes_are_told_that_a_kill_is_over(plane: Plane, ttl: str | None) -> None:
+    """Whether its time was over or a person lifted it."""
+    headers = {"Authorization": f"Bearer {plane.agent}"}
+    async with plane.session.ws_connect(f"http://{plane.sidecar.listen}/v1/channel", headers=headers) as socket:
+        await socket.send_str(wire.encode_frame(wire.Hello(PROTOCOL, "ann", "plain", "i1", "k" * 32)).decode())
+        _, receipt = await plane.ask("POST", "/v1/kills", {"scope": "agent:ann", "reason": "x", "ttl": ttl})
+        if ttl is None:
+            await plane.ask("DELETE", f"/v1/kills/{receipt['id']}", {"reason": "over"})
+        told: list[tuple[str, str]] = []
+        async with asyncio.timeout(10):
+            while len(told) < 2:
+                frame = wire.decode_from_gateway.decode((await socket.receive()).data)
+                told += [(frame.state, frame.reason)] if isinstance(frame, wire.Lifecycle) else []
+        assert told == [("killed", "agent:ann"), ("revived", "agent:ann")]
 
 
 async def test_a_person_who_closes_the_window_leaves_no_kill_half_done(plane: Plane) -> None:
