@@ -67,6 +67,8 @@ _LATER = frozenset(
     | {"mergeQueue", "runs", "mcp", "audit", "escalate"}
 )
 """Words of later versions, and of other gateways: no near name would help."""
+MIN_TAIL = 3
+"""A key longer than this may be the end of the one that was meant: ``queue`` of ``maxQueue``."""
 _COUNTS_RETRIES = frozenset({"retries", "maxretries", "numretries"})
 _MOVED = {
     "breaker": "a fault domain's: write it in 'domain', or in 'domain' of an upstream",
@@ -125,12 +127,13 @@ def unknown_key(model: type[Model] | None, path: Path, value: Any) -> tuple[str,
     if key == "cached" and "fallback" in path:
         message = "the 'cached' fallback does not exist in this version (when it does, it will need effect: read)."
         return "E15", message, "write '- tool: NAME' or '- static: {value: …}'."
+    names = [str(field.alias) for field in model.model_fields.values()] if model else []
+    if here := _known_here(key, value, names):
+        return "E01", f"unknown key '{key}'.", f"did you mean '{here}'?"
     if _plain(key) in _COUNTS_RETRIES:
-        meant = f"'maxAttempts: {value + 1}' ({value} retries + the first)" if type(value) is int else "'maxAttempts'"
-        return "E01", f"unknown key '{key}'; this language counts attempts.", f"write {meant}."
+        return "E01", f"unknown key '{key}'; this language counts attempts.", f"write {_attempts(value, names)}."
     if key in _LATER:
         return "E01", f"'{key}' does not exist in {_VERSION}.", "remove it."
-    names = [str(field.alias) for field in model.model_fields.values()] if model else []
     if key in _MOVED and key not in names:
         return (
             "E01",
@@ -141,6 +144,28 @@ def unknown_key(model: type[Model] | None, path: Path, value: Any) -> tuple[str,
 
 
 _VERSION = "outrider.dev/v1alpha1"
+
+
+def _known_here(key: str, value: Any, names: list[str]) -> str | None:
+    """A key of this very place that surely was meant. It comes before every word on what other places know."""
+    plain = _plain(key)
+    found = [name for name in names if _plain(name).endswith(plain)] if len(plain) > MIN_TAIL else []
+    elsewhere = {"retry", "maxAttempts"}.isdisjoint(names)
+    if not found and plain in _COUNTS_RETRIES and (isinstance(value, dict) or elsewhere):
+        found = difflib.get_close_matches(key, names, n=1, cutoff=0.6)  # a whole section, or a count of another kind
+    return found[0] if len(found) == 1 else None
+
+
+def _attempts(value: Any, names: list[str]) -> str:
+    """How a number of retries is said, from where somebody tried to."""
+    counted = type(value) is int
+    number = str(value + 1) if counted else "…"
+    if "maxAttempts" in names:
+        said = f"'maxAttempts: {number}'" if counted else "'maxAttempts'"
+    else:
+        said = f"'retry: {{maxAttempts: {number}}}'"
+    where = "" if "maxAttempts" in names or "retry" in names else " in 'tools' or in 'defaults'"
+    return f"{said}{where} ({value} retries + the first)" if counted else f"{said}{where}"
 
 
 def _nearest_key(model: type[Model] | None, key: str, names: list[str]) -> str:
