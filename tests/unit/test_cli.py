@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import socketserver
 import subprocess
 import sys
@@ -593,3 +594,53 @@ def test_run_hands_the_program_where_its_sidecar_is(
     address = f"http://127.0.0.1:{sidecar.server_address[1]}"
     assert asked == [("ann", ["python", "agent.py", "--json"], address, str(data / "agent.token"))]
     assert run("run", "--agent", "x", "--")[0] == 2
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The agents whose program `outrider run` went on to start; none is started really."""
+    agents: list[str] = []
+
+    class Adapters:
+        @staticmethod
+        def run(command: list[str], agent: str) -> NoReturn:
+            agents.append(agent)
+            raise Misconfigured("stopped here")
+
+    monkeypatch.setenv("OUTRIDER_URL", "")  # the command sets them for its program; they end with the test
+    monkeypatch.setenv("OUTRIDER_TOKEN_FILE", "")
+    monkeypatch.setitem(sys.modules, "outrider_adapters.run", Adapters)  # type: ignore[arg-type]
+    return agents
+
+
+def test_run_says_when_no_sidecar_listens_and_starts_the_program_all_the_same(
+    run: Run, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sidecar may come later; until then every tool call is refused, and it is said what to start."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setenv("OUTRIDER_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("OUTRIDER_TOKEN", "x")
+        err = run("run", "--agent", "ann", "--", "python", "agent.py")[2].splitlines()
+    assert started == ["ann"]
+    assert err[0] == (
+        f"outrider: warning: no sidecar listens at {os.environ['OUTRIDER_URL']} (Connection refused). "
+        "Until one does, every governed tool call is refused."
+    )
+    assert err[1] == "Fix: start one: outrider serve --policy DIR --data DIR"
+
+
+def test_run_is_silent_about_a_sidecar_that_listens(sidecar: Sidecar, run: Run, started: list[str]) -> None:
+    """Only the adapters' own words."""
+    assert run("run", "--agent", "ann", "--", "python", "agent.py")[2] == "outrider: stopped here\n"
+
+
+def test_run_without_any_sidecar_says_how_to_start_one(run: Run, started: list[str]) -> None:
+    """A newcomer's first try: no data folder, no environment."""
+    code, _, err = run("run", "--agent", "ann", "--", "python", "agent.py")
+    assert (code, started) == (1, [])
+    assert err.splitlines()[0] == (
+        "outrider: no sidecar is known: there is no outrider-data/listeners.json, and OUTRIDER_URL and OUTRIDER_TOKEN "
+        "are not set."
+    )
+    assert "outrider serve --policy DIR --data outrider-data" in err
