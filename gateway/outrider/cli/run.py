@@ -4,8 +4,8 @@ holds the base install and the framework, not the sidecar's packages."""
 from __future__ import annotations
 
 import argparse
-import importlib
 import http.client
+import importlib
 import os
 import ssl
 import sys
@@ -74,7 +74,7 @@ def _point_to(data: Path | None) -> None:
 
 
 def _warn_where_nobody_listens() -> None:
-    """A sidecar may be started later, and the adapters go on trying; a person should know now, not at the first call."""
+    """A sidecar may be started later, and the adapters go on trying; but a person should know before the first call."""
     url = os.environ.get("OUTRIDER_URL") or DEFAULT_URL
     why = _not_listening(url)
     if why:
