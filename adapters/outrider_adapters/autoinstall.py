@@ -28,6 +28,14 @@ def langchain_core() -> None:
     tool_class.arun = _async_stand_in(tool_class, "arun", tool_class.arun)
 
 
+def crewai() -> None:
+    """The package ``crewai`` was imported, and with it all of the seam; its hooks must be there before the first call,
+    so nothing waits. Raises Misconfigured."""
+    from outrider_adapters import crewai as adapter
+
+    adapter.install_provisionally()
+
+
 def _install() -> None:
     """Late, when every import is done. The adapter takes the stand-ins away."""
     from outrider_adapters import langgraph

@@ -11,6 +11,7 @@ from outrider.errors import Fault, Misconfigured
 Range = tuple[str, str]
 """From the first version, below the second."""
 LANGGRAPH: Mapping[str, Range] = {"langchain-core": ("1.7", "2"), "langgraph": ("1.2", "2")}
+CREWAI: Mapping[str, Range] = {"crewai": ("1.15.30", "1.16")}
 
 
 def check(adapter: str, supported: Mapping[str, Range]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 
-ADAPTERS = {"langchain_core.tools.base": "langchain_core"}
+ADAPTERS = {"langchain_core.tools.base": "langchain_core", "crewai": "crewai"}
 """The module that holds a framework's seam → the function of ``outrider_adapters.autoinstall`` that is told."""
 HERE = Path(__file__).resolve().parent
 
