@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from outrider.settings import Address, Settings
 from outrider.store import Store
 from outrider.supervisor import Supervisor
 from outrider.telemetry import Telemetry
-from outrider.unresolved import Unresolved
+from outrider.unresolved import Mutation, Unresolved
 from outrider.upstreams.drivers import Drivers
 from outrider.upstreams.local import LocalUpstream
 
@@ -168,7 +168,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     ledger = await Ledger.open(store, policy.ledger)
     policies = CurrentPolicy(settings.policy, policy)
     unresolved = Unresolved(store.digest)
-    unresolved.restore(store.read("SELECT * FROM unresolved"))
+    cleared = unresolved.restore(store.read("SELECT * FROM unresolved"))
     kills = await KillBoard.load(
         store, ledger, file=lambda: settings.kill_file if policies.current.kills.file else None
     )
@@ -219,7 +219,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         incarnation=store.incarnation,
     )
     supervisor.on_lifecycle = channel.broadcast_lifecycle
-    _record_policy(ledger, policy)
+    _record_policy(ledger, policy, cleared)
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
     local.recover(suspects)
     services = Services(
@@ -257,14 +257,14 @@ def _unsettled(lines: list[tuple[str, dict[str, Any]]]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _record_policy(ledger: Ledger, policy: Policy) -> None:
-    """Which policy is in force from now on; its text is kept by digest."""
+def _record_policy(ledger: Ledger, policy: Policy, cleared: Sequence[Mutation] = ()) -> None:
+    """Which policy is in force from now on; its text is kept by digest. A start clears with it what is over."""
     keep = (
         "INSERT OR IGNORE INTO policies (digest, text, first_seen) VALUES (?, ?, ?)",
         (policy.digest, json.dumps(dict(policy.texts)), clock.wall()),
     )
     event = Event(type=EventType.POLICY_LOADED, policy_digest=policy.digest, data={"name": policy.name})
-    ledger.append(event, durable=True, mutations=[keep])
+    ledger.append(event, durable=True, mutations=[keep, *cleared])
 
 
 def _remove_stale_socket(path: Path) -> None:

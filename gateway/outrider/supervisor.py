@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -175,7 +174,7 @@ class Supervisor:
             return
         flight.unheard = True
         if flight.attempt is not None and flight.attempt.effect in GUARDED:
-            self._unresolved.note(flight.call, math.inf)  # until its end, which says what becomes of the bar
+            self._unresolved.hold(flight.call)
 
     def problem(self, flight: Flight, outcome: Outcome) -> dict[str, Any]:
         """The RFC 9457 object of an outcome that is not ok."""
