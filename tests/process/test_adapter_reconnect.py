@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.support.eventually import eventually
 pytestmark = pytest.mark.timeout(120)
 SOON_S = 10.0
 """A third of the pause that follows a refusal for good."""
+REFUSED_FOR_S = 3.0
+"""Long enough that a process which took the refusal for good would be in its long pause."""
 POLICY: dict[str, Any] = {
     "limits": {"maxChannels": 1},
     "tools": [{"match": "local.*", "effect": "read"}],
@@ -79,6 +82,7 @@ def test_a_full_sidecar_takes_the_next_process_as_soon_as_one_leaves() -> None:
         first, idle = Agent(gateway, "first", "20"), Agent(gateway, "idle", "0")
         assert first.call() == "pong"
         assert "No more than 1 processes" in idle.call()
+        time.sleep(REFUSED_FOR_S)
         first.leave()
         assert eventually(lambda: connected(gateway) == {"idle"}, SOON_S)
         assert idle.call() == "pong"
