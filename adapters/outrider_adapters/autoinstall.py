@@ -36,6 +36,14 @@ def crewai() -> None:
     adapter.install_provisionally()
 
 
+def autogen() -> None:
+    """A module of AutoGen that holds a seam was imported; the first of them checks what can be checked before. Raises
+    Misconfigured."""
+    from outrider_adapters import autogen as adapter
+
+    adapter.install_provisionally()
+
+
 def _install() -> None:
     """Late, when every import is done. The adapter takes the stand-ins away."""
     from outrider_adapters import langgraph

@@ -11,6 +11,7 @@ from outrider.errors import Fault, Misconfigured
 Range = tuple[str, str]
 """From the first version, below the second."""
 LANGGRAPH: Mapping[str, Range] = {"langchain-core": ("1.7", "2"), "langgraph": ("1.2", "2")}
+AUTOGEN: Mapping[str, Range] = {"autogen-core": ("0.7.5", "0.8"), "autogen-agentchat": ("0.7.5", "0.8")}
 CREWAI: Mapping[str, Range] = {"crewai": ("1.15.30", "1.16")}
 
 

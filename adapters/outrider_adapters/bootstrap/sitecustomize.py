@@ -16,7 +16,16 @@ from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 
-ADAPTERS = {"langchain_core.tools.base": "langchain_core", "crewai": "crewai"}
+ADAPTERS = {
+    "langchain_core.tools.base": "langchain_core",
+    "crewai": "crewai",
+    "autogen_core.tools._base": "autogen",
+    "autogen_core.tools._workbench": "autogen",
+    "autogen_core.tool_agent._tool_agent": "autogen",
+    "autogen_agentchat.agents._base_chat_agent": "autogen",
+    "autogen_agentchat.agents._assistant_agent": "autogen",
+    "autogen_agentchat.teams._group_chat._base_group_chat": "autogen",
+}
 """The module that holds a framework's seam → the function of ``outrider_adapters.autoinstall`` that is told."""
 HERE = Path(__file__).resolve().parent
 
