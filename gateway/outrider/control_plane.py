@@ -19,6 +19,7 @@ GET    /livez, /readyz            for probes; they need no token
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -48,6 +49,8 @@ MAX_BODY_BYTES = 64 * 1024
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 ACTOR_HEADER = "Outrider-Actor"
 MAX_ACTOR_CHARS = 100
+FLUSH_S = 1.0
+"""How long a reader of the ledger waits for what is on its way into it."""
 
 T = TypeVar("T")
 Route = Callable[[Services, web.Request], Awaitable[web.StreamResponse]]
@@ -179,6 +182,7 @@ def _flight(flight: Flight, now: float) -> dict[str, Any]:
 
 async def _call(services: Services, request: web.Request) -> web.Response:
     call_id = request.match_info["id"]
+    await _written(services)
     records = await asyncio.to_thread(query.show, services.settings.data, call_id)
     if not records:
         return problem_response(Code.NOT_FOUND, f"The ledger holds no call '{call_id[:80]}'.")
@@ -247,11 +251,18 @@ async def _upstreams(services: Services, request: web.Request) -> web.Response:
 async def _ledger(services: Services, request: web.Request) -> web.Response:
     asked = LedgerQuery.read(request.query)
     folder = services.settings.data
+    await _written(services)
     if asked.after is not None:
         records = await asyncio.to_thread(query.tail, folder, asked.limit, after_seq=asked.after)
         return json_response({"records": records, "next_before": None})
     page = await asyncio.to_thread(query.search, folder, asked.wanted, limit=asked.limit, before_seq=asked.before)
     return json_response({"records": page.records, "next_before": page.next_before_seq})
+
+
+async def _written(services: Services) -> None:
+    """Let what was acknowledged reach the database, which takes some milliseconds; a disk in trouble is not waited for."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(services.ledger.flush(), FLUSH_S)
 
 
 async def _erase(services: Services, request: web.Request) -> web.Response:
@@ -260,6 +271,7 @@ async def _erase(services: Services, request: web.Request) -> web.Response:
     if call_id in services.supervisor.flights:
         detail = "This call is still under way, and its result is yet to be stored. Erase it once it has ended."
         return problem_response(Code.CONFLICT, detail)
+    await _written(services)
     if not await asyncio.to_thread(query.show, services.settings.data, call_id):
         return problem_response(Code.NOT_FOUND, f"The ledger holds no call '{call_id[:80]}'.")
     seq = await _to_its_end(services.ledger.erase(call_id, reason=body.reason, by=by))

@@ -118,7 +118,7 @@ class Recorder:
     def finished(
         self, flight: Flight, outcome: Outcome, took_s: float, mutations: Sequence[Mutation]
     ) -> asyncio.Future[int]:
-        """The call's one end. Committed when the future resolves; only then is the caller answered."""
+        """The call's one end. It survives this process when the future resolves; only then is the caller answered."""
         call = flight.call
         refused = flight.attempts == 0 and not outcome.ok
         event = Event(
@@ -140,7 +140,7 @@ class Recorder:
         result = outcome.value if outcome.ok else None
         durable = bool(mutations) or (flight.attempts > 0 and self._strict(flight, effect))
         return self._ledger.append(
-            event, durable=durable, result=result, redact=_paths(flight), mutations=tuple(mutations)
+            event, durable=durable, ahead=True, result=result, redact=_paths(flight), mutations=tuple(mutations)
         )
 
     def settled(

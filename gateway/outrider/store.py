@@ -6,6 +6,7 @@ transaction. Only the ledger's writer writes; everybody else reads through ``ope
     DATA/outrider.db   the database, in WAL mode (beside it ``-wal`` and ``-shm`` while in use)
     DATA/lock          held by flock as long as a sidecar runs; a second one is refused
     DATA/reserve       space kept back, given up when the disk is full so that ends can still be written
+    DATA/ahead         records acknowledged and not yet committed; empty while no sidecar runs, unless one was killed
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The ledger's writer against a model, under every order of appends, faults, crashes and restarts.
 
 What is told to a caller is true: a record that was acknowledged is there, at that number; one that failed is not. What
-is in the ledger is in the order of the appends, and verifies. What has no end is what the next start is told.
+is in the ledger is in the order of the appends, and verifies. What has no end is what the next start is told. What was
+acknowledged ahead of its commit is there after the next start at the latest, whatever ended this one.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ GOOD = ("UPDATE meta SET value = value || 'x' WHERE key = 'created'", ())
 ARGS: dict[str, Any] = {"none": None, "empty": {}, "secret": {"token": "x"}, "big": {"text": "y" * 9000}}
 MUTATIONS: dict[str, tuple[Any, ...]] = {"none": (), "good": (GOOD,), "bad": (BAD,), "good, bad": (GOOD, BAD)}
 
-Spec = tuple[EventType, str, int, bool, bool, str, str]
+Spec = tuple[EventType, str, int, bool, bool, bool, str, str]
 SPEC: st.SearchStrategy[Spec] = st.tuples(
-    st.sampled_from(KINDS), st.sampled_from("abc"), st.integers(1, 2), st.booleans(), st.booleans(),
+    st.sampled_from(KINDS), st.sampled_from("abc"), st.integers(1, 2), st.booleans(), st.booleans(), st.booleans(),
     st.sampled_from(list(ARGS)), st.sampled_from(["none", "none", "none", *MUTATIONS]),
 )  # fmt: skip
 
@@ -48,6 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.number = 0
         self.waiting: dict[int, asyncio.Future[int]] = {}
         self.acknowledged: dict[int, int] = {}  # number of the append → number of the record
+        self.promised: set[int] = set()  # acknowledged ahead: of no number yet
         self.failed: set[int] = set()
         self.starts: set[int] = set()
         self.other: sqlite3.Connection | None = None  # another program, in a transaction of its own
@@ -69,7 +71,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 continue
             del self.waiting[number]
             error = future.exception()
-            if error is None:
+            if error is None and future.result() == 0:
+                self.promised.add(number)
+            elif error is None:
                 self.acknowledged[number] = future.result()
             else:
                 assert isinstance(error, LedgerUnavailable | sqlite3.Error)
@@ -80,12 +84,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """Nobody waits: the records are left under way."""
 
         async def go() -> None:
-            for kind, call, n, durable, linger, args, mutations in specs:
+            for kind, call, n, durable, linger, ahead, args, mutations in specs:
                 self.number += 1
                 self.starts |= {self.number} if kind in STARTS else set()
                 self.waiting[self.number] = self.ledger.append(
                     event(kind, call, n, caller_ref=str(self.number)),
-                    durable=durable, linger=linger, args=ARGS[args], mutations=MUTATIONS[mutations],
+                    durable=durable, linger=linger, ahead=ahead, args=ARGS[args], mutations=MUTATIONS[mutations],
                 )  # fmt: skip
 
         self.run(go())
@@ -156,6 +160,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.unlock()
         self.start()
         self.check_recovered()
+        written = {int(record["caller_ref"]) for record in tail(self.folder, 1000)}
+        assert self.promised <= written, "what was acknowledged ahead outlives its process"
 
     def check_recovered(self) -> None:
         """The model reads the whole ledger; the ledger must not have needed to."""
@@ -180,6 +186,7 @@ class LedgerMachine(RuleBasedStateMachine):
         written = {record["seq"]: int(record["caller_ref"]) for record in tail(self.folder, 1000)}
         assert all(written.get(seq) == number for number, seq in self.acknowledged.items())
         assert not self.failed & set(written.values())
+        assert not self.failed & self.promised
         order = [written[seq] for seq in sorted(written)]
         assert order == sorted(set(order)), "the order of the appends, none twice"
 

@@ -18,9 +18,9 @@ from outrider.ledger.verify import verify
 CHILD = Path(__file__).with_name("ledger_child.py")
 
 
-def start(folder: Path, what: str, *before: str) -> subprocess.Popen[str]:
+def start(folder: Path, what: str, *before: str, after: str = "0") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*before, sys.executable, str(CHILD), str(folder), what], stdout=subprocess.PIPE, text=True, bufsize=1
+        [*before, sys.executable, str(CHILD), str(folder), what, after], stdout=subprocess.PIPE, text=True, bufsize=1
     )
 
 
@@ -69,6 +69,34 @@ def test_killed_again_and_again_the_ledger_keeps_every_acknowledged_record(tmp_p
     starts = Counter(text for text in written(tmp_path).values() if " attempt.started " in text)
     assert set(ends.values()) == {1} and set(starts.values()) == {1}
     assert len(starts) - len(ends) == 20
+
+
+@pytest.mark.parametrize("commits_after_s", [0.005, 60.0])
+def test_what_was_acknowledged_ahead_of_its_commit_outlives_sigkill(tmp_path: Path, commits_after_s: float) -> None:
+    """Whether some of it was committed or nothing was; the next start writes what is missing, once, and whole calls."""
+    acknowledged: set[str] = set()
+    for calls in (1, 150, 37):
+        child = start(tmp_path, "ahead", after=str(commits_after_s))
+        assert child.stdout is not None
+        told = 0
+        for line in child.stdout:
+            if line != "ready\n" and line.endswith("\n"):
+                acknowledged.add(line.strip())
+                told += 1
+            if told == calls:
+                child.kill()
+        assert child.wait() == -9
+        child.stdout.close()
+    in_database = {text.split()[0] for text in written(tmp_path).values() if " call.finished " in text}
+    if commits_after_s == 60.0:
+        assert not acknowledged <= in_database, "nothing was committed: this is what the test is about"
+    subprocess.run([sys.executable, str(CHILD), str(tmp_path), "one"], stdout=subprocess.PIPE, check=True, timeout=60)
+    report = verify(tmp_path)
+    assert report.ok, report
+    events = Counter(" ".join(text.split()[:2]) for text in written(tmp_path).values())
+    for call_id in acknowledged:
+        for kind in ("call.received", "attempt.started", "attempt.finished", "call.finished"):
+            assert events[f"{call_id} {kind}"] == 1
 
 
 def strace_works(tmp_path: Path) -> bool:

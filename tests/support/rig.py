@@ -188,6 +188,7 @@ class Rig:
         self.policies.current = load(self.policy_folder)
 
     def events(self, *types: str) -> list[dict[str, Any]]:
-        """What the ledger holds, in order."""
+        """What the ledger holds, in order, with what it was to commit a little later."""
+        self.ledger._pump()
         rows = self.store.read("SELECT type, call_id, attempt, line FROM ledger ORDER BY seq")
         return [row for row in rows if not types or row["type"] in types]

@@ -231,7 +231,7 @@ async def test_closing_leaves_one_plain_file_and_no_thread(tmp_path: Path) -> No
     async with opened(tmp_path) as ledger:
         await a_call(ledger)
         assert any(thread.name == "outrider-ledger" for thread in threading.enumerate())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "outrider.db", "reserve"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ahead", "lock", "outrider.db", "reserve"]
     assert not any(thread.name.startswith("outrider-ledger") for thread in threading.enumerate())
 
 

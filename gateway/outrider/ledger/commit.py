@@ -12,12 +12,15 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from outrider.errors import Fault, Misconfigured
-from outrider.ledger.record import GENESIS, leaf_hash
+from outrider.ledger.record import GENESIS, decode_record, leaf_hash
 from outrider.ledger.recovery import OpenAttempt, OpenCall, OpenWork, describe, read_open_work
 from outrider.store import FILE, Store
+
+if TYPE_CHECKING:
+    from outrider.ledger.entry import Entry
 
 LEDGER_WIDTH: Final = 9
 PAYLOAD_WIDTH: Final = 3
@@ -112,17 +115,30 @@ class Committer:
     def load(self) -> tuple[Head, OpenWork, list[OpenAttempt], list[OpenCall]]:
         """Where the chain ends and what was under way. Raises Misconfigured when the last record is not what its hash
         says: a chain is never continued from a damaged end."""
-        connection = self._connection
-        row = connection.execute("SELECT seq, line, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
-        head = Head()
-        if row is not None:
-            seq, line, digest = row
-            if not isinstance(line, str) or leaf_hash(line.encode()) != digest:
-                raise self._damaged(seq)
-            head = Head(seq, digest.hex())
-        work = read_open_work(connection)
-        attempts, calls = describe(connection, work)
+        head = self.head()
+        work = read_open_work(self._connection)
+        attempts, calls = describe(self._connection, work)
         return head, work, attempts, calls
+
+    def head(self) -> Head:
+        """Where the chain ends. Raises Misconfigured as ``load`` does."""
+        row = self._connection.execute("SELECT seq, line, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
+        if row is None:
+            return Head()
+        seq, line, digest = row
+        if not isinstance(line, str) or leaf_hash(line.encode()) != digest:
+            raise self._damaged(seq)
+        return Head(seq, digest.hex())
+
+    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of these records that are not in the ledger, by their ids."""
+        lines = "SELECT line FROM ledger WHERE call_id = ?"
+        known = {
+            decode_record.decode(line)["id"]
+            for call_id in {entry.columns[2] for entry in entries}
+            for (line,) in self._connection.execute(lines, (call_id,))
+        }
+        return [entry for entry in entries if entry.id not in known]
 
     def _damaged(self, seq: int) -> Misconfigured:
         fault = Fault(

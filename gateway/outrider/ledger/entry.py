@@ -17,6 +17,9 @@ from outrider.policy.plans import LedgerSettings
 Mutation = tuple[str, Sequence[Any]]
 """An SQL statement and its parameters."""
 
+Columns = tuple[int, str, str, int, str, str]
+"""What of a record can be searched for: time in µs since the epoch, type, call_id, attempt, agent, tool."""
+
 ROW_BYTES = 256
 """What a record costs besides its line: columns, hash, index."""
 
@@ -25,7 +28,8 @@ class Entry:
     """One record on its way into the ledger."""
 
     __slots__ = (
-        "appended", "body", "columns", "durable", "future", "is_start", "mutations", "number", "payloads", "size",
+        "ahead", "appended", "body", "columns", "durable", "future", "is_start", "mutations", "number", "payloads",
+        "size",
     )  # fmt: skip
 
     future: asyncio.Future[int]
@@ -33,11 +37,17 @@ class Entry:
     appended: float  # monotonic seconds
     is_start: bool
     durable: bool
-    columns: tuple[int, str, str, int, str, str]  # ts in µs, type, call_id, attempt, agent, tool
+    ahead: bool  # in the file ``ahead``, and acknowledged because of that
+    columns: Columns
     body: bytes  # the line behind "prev"
     payloads: list[tuple[int, Captured]]  # 0 arguments, 1 result
     mutations: Sequence[Mutation]
     size: int
+
+    @property
+    def id(self) -> str:
+        """The record's own id, as its line shows it."""
+        return self.body[6:42].decode()
 
 
 class Scribe:
@@ -60,6 +70,7 @@ class Scribe:
         entry = Entry()
         entry.appended = clock.monotonic()
         entry.is_start = event.type in STARTS
+        entry.ahead = False
         entry.payloads = []
         digests = b""
         if args is not None:

@@ -1,7 +1,8 @@
 """The ledger's writer: group commit, a chain of hashes, and what happens while the disk says no.
 
 ``append`` never blocks: it encodes the record and puts it in a queue. As soon as the hand is free, everything queued is
-sealed (numbered, chained, hashed) and committed as one batch; while that is under way, the next one collects.
+sealed (numbered, chained, hashed) and committed as one batch; while that is under way, the next one collects. A record
+that must only survive this process is acknowledged before its commit, once it is in the file ``ahead``.
 
     healthy ──commit fails──▶ in trouble: what begins something is refused at once, what ends something waits and is
        ▲                      tried again, on the reserve where the disk is full, for at most END_RETRY_S
@@ -18,7 +19,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from outrider import clock
-from outrider.errors import OutriderError
+from outrider.errors import Fault, Misconfigured, OutriderError
+from outrider.ledger.ahead import Ahead
 from outrider.ledger.commit import BadMutation, Batch, CommitFailed, Committer, Head
 from outrider.ledger.entry import Entry, Mutation, Scribe
 from outrider.ledger.hand import Hand, InlineHand, ThreadHand
@@ -34,6 +36,8 @@ MAX_BATCH: Final = 512
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 LINGER_S: Final = 0.005
 """How long a record that nobody waits for may wait for company."""
+DOUBT_S: Final = 0.1
+"""While a batch takes longer than this, nothing is acknowledged ahead of its commit: the disk may be hanging."""
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
 END_RETRY_S: Final = 30.0
@@ -71,6 +75,8 @@ class Ledger:
         self._scribe = Scribe(store.log_id, store.incarnation)
         self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
+        self._ahead: Ahead | None = None
+        self._loose: list[Entry] = []  # of calls, and not in the file ``ahead``: some may be committed by now
         self._sent: list[Entry] = []
         self._sent_head = self._head
         self._sent_at = 0.0
@@ -96,7 +102,7 @@ class Ledger:
         committer = Committer(store)
         ledger = cls(store, settings, committer, inline=inline)
         try:
-            loaded = await ledger._ask(committer.load)
+            loaded = await ledger._ask(ledger._load)
         except BaseException:
             ledger._hand.close(wait=True)
             committer.close()
@@ -105,6 +111,43 @@ class Ledger:
         if not store.reserve.held:
             ledger._enter_trouble(CommitFailed("full", OSError("no room for the reserve")))
         return ledger
+
+    def _load(self) -> tuple[Head, OpenWork, list[OpenAttempt], list[OpenCall]]:
+        """First what the process before this one acknowledged ahead of a commit that it did not live to see."""
+        ahead = Ahead.open(self._store.folder)
+        if ahead is not None:
+            try:
+                self._catch_up(ahead)
+            except BaseException:
+                ahead.close()
+                raise
+        self._ahead = ahead
+        return self._committer.load()
+
+    def _catch_up(self, ahead: Ahead) -> None:
+        """Raises Misconfigured where that cannot be written: starting without it would forge the ends of calls."""
+        try:
+            missing = self._committer.missing(ahead.left_behind())
+            if missing:
+                self._commit_now(missing)
+        except (CommitFailed, ValueError) as error:
+            fault = Fault(
+                str(self._store.folder / "ahead"), 0, "",
+                f"the last records of the sidecar before this one cannot be taken into the ledger: {error}.",
+                "Mend that and start again; with a newer format, start the version that wrote it.",
+            )  # fmt: skip
+            raise Misconfigured([fault]) from error
+        ahead.clear()
+
+    def _commit_now(self, entries: list[Entry]) -> None:
+        """On a full disk, on the reserve. Raises CommitFailed."""
+        batch, _ = self._scribe.seal(entries, self._committer.head())
+        try:
+            self._committer.commit(batch)
+        except CommitFailed as error:
+            if error.kind != "full" or not self._store.reserve.held:
+                raise
+            self._committer.commit(batch, use_reserve=True)
 
     def configure(self, settings: LedgerSettings) -> None:
         """Take the settings of a newer policy; records appended from now on follow them."""
@@ -161,6 +204,7 @@ class Ledger:
         *,
         durable: bool = False,
         linger: bool = False,
+        ahead: bool = False,
         args: Any = None,
         result: Any = None,
         redact: tuple[str, ...] = (),
@@ -172,6 +216,8 @@ class Ledger:
         ``args`` and ``result`` (None: there is none) are redacted by the default keys and the paths in ``redact`` and
         stored in the same transaction, where ``mutations`` run too; when those cannot be applied, the future fails with
         their error and the record is not written. ``linger``: nobody waits for this one; it may wait 5 ms for company.
+        ``ahead``: the future need not wait for the commit, only until this and what was appended before it survives the
+        death of this process; it then resolves with 0.
         """
         refusal = self._refusal(event.type)
         if refusal:
@@ -184,8 +230,31 @@ class Ledger:
         entry.mutations = mutations
         self._pending.append(entry)
         self._pending_bytes += entry.size
+        if event.call_id and not durable and not mutations:
+            self._loose.append(entry)
+            linger |= ahead and self._save_ahead()
         self._wake(linger and not durable)
         return entry.future
+
+    def _save_ahead(self) -> bool:
+        """Copy what is loose to where this process's death does not reach it, which acknowledges it."""
+        in_doubt = self._busy and clock.monotonic() - self._sent_at > DOUBT_S
+        if self._ahead is None or self._trouble is not None or in_doubt:
+            return False
+        self._forget_committed()
+        if not self._ahead.put(self._loose):
+            return False
+        for entry in self._loose:
+            entry.ahead = True
+            if not entry.future.done():
+                entry.future.set_result(0)
+        self._loose.clear()
+        return True
+
+    def _forget_committed(self) -> None:
+        oldest = self._outstanding()
+        if self._loose and self._loose[0].number < oldest:
+            self._loose = [entry for entry in self._loose if entry.number >= oldest]
 
     def _refusal(self, type_: EventType) -> str:
         """Why this record is not even queued; empty when it is."""
@@ -261,6 +330,9 @@ class Ledger:
             failed = error if isinstance(error, CommitFailed) else CommitFailed("other", error)
             self._reject(entries, failed)
         self._settle_flushes()
+        if self._ahead is not None:
+            self._ahead.settle(self._outstanding())
+        self._forget_committed()
         self._pump()
 
     def _accept(self, entries: list[Entry]) -> None:
@@ -307,11 +379,13 @@ class Ledger:
             self._delay_s = min(RETRY_MAX_S, self._delay_s * 2)
 
     def _give_up(self, before: float) -> None:
-        """Fail every queued start, and the ends that have waited since ``before``."""
+        """Fail every queued start, and the ends that have waited since ``before``. What was acknowledged stays, until
+        this ledger is closed: the next one finds it in the file ``ahead``."""
         kept: deque[Entry] = deque()
         self._pending_bytes = 0
         for entry in self._pending:
-            if entry.is_start or entry.appended <= before:
+            acknowledged = entry.ahead and not self._abandoned
+            if not acknowledged and (entry.is_start or entry.appended <= before):
                 _fail(entry.future, LedgerUnavailable(f"The record was not written: {self.trouble}."))
             else:
                 kept.append(entry)
@@ -368,6 +442,8 @@ class Ledger:
     async def checkpoint(self) -> None:
         """Fold the write-ahead log into the database now, as far as readers allow, and cut it to nothing."""
         await self.flush()
+        if self._ahead is not None:
+            self._ahead.wipe()
         await self._ask(self._committer.fold_all)
 
     async def erase(self, call_id: str, *, reason: str, by: str) -> int:
@@ -389,6 +465,7 @@ class Ledger:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), CLOSE_S)
         self._abandoned = self._blocked = True
+        self._close_ahead()
         if self._retry is not None:
             self._retry.cancel()
         self._give_up(clock.monotonic())
@@ -399,6 +476,14 @@ class Ledger:
         except TimeoutError:
             ended = False  # the disk hangs; the thread ends when that does
         self._hand.close(wait=ended)
+
+    def _close_ahead(self) -> None:
+        if self._ahead is None:
+            return
+        if not self._sent and not self._pending:
+            self._ahead.clear()
+        self._ahead.close()
+        self._ahead = None
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """Have the hand do something and wait for what it returns."""
