@@ -95,6 +95,7 @@ class ToolCall:
         self.args = args
         self.kwargs = kwargs
         self.turn = crewai_turns.turn_of(tool)
+        self.transparent = process.current().surroundings.transparent
         self._began = False
         self._misfit: BaseException | None = None
 
@@ -190,7 +191,7 @@ class ToolCall:
 
     def result_of(self, answer: Answer) -> Any:
         value = self._result(answer)
-        if self.turn is not None and not _transparent():
+        if self.turn is not None and not self.transparent:
             self.turn.answered, self.turn.answer = True, value
         return value
 
@@ -211,7 +212,7 @@ class ToolCall:
     def _raised(self, error: BaseException) -> Any:
         """What is the framework's own goes on untouched. ReAct tries other arguments after a misfit, once with us."""
         turn = self.turn
-        if turn is None or _transparent() or not self._passes(error):
+        if turn is None or self.transparent or not self._passes(error):
             raise error
         if error is self._misfit and not turn.invalid:
             turn.invalid = True
@@ -327,7 +328,3 @@ def _unless_spent(value: Any) -> Any:
 def _failure_in(value: Any) -> BaseException | None:
     """A tool may return its failure."""
     return ToolReported(value.as_agent_message()) if isinstance(value, ToolFailure) else None
-
-
-def _transparent() -> bool:
-    return process.current().surroundings.transparent

@@ -5,8 +5,11 @@ Importing this file imports CrewAI, and turns its telemetry and tracing off befo
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 import threading
 from typing import Any
 
@@ -15,10 +18,13 @@ os.environ["CREWAI_DISABLE_TRACKING"] = "true"
 os.environ["CREWAI_DISABLE_VERSION_CHECK"] = "true"
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
 os.environ["OTEL_SDK_DISABLED"] = "true"
+os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="outrider-crewai-")
 
 from crewai import Agent, Crew, Task
 from crewai.llms.base_llm import BaseLLM
 from pydantic import PrivateAttr
+
+atexit.register(shutil.rmtree, os.environ["CREWAI_STORAGE_DIR"], ignore_errors=True)
 
 
 class ScriptedLLM(BaseLLM):
