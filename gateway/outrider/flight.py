@@ -132,7 +132,7 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
-        "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
+        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
         "unheard", "verdict",
     )  # fmt: skip
 
@@ -149,6 +149,7 @@ class Flight:
         self.attempt: Attempt | None = None  # the one in flight
         self.slot: Slot | None = None
         self.children = 0
+        self.foreign_parent = False  # it names a live call as its parent that is not of who made it
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
         self.unheard = False  # its caller left before the answer
         self.degraded_by = ""

@@ -103,7 +103,10 @@ class Supervisor:
         self.flights[call.id] = flight
         parent = self.flights.get(call.parent) if call.parent else None
         if parent is not None:
-            parent.adopt_child()
+            if is_own_child(call, parent.call):
+                parent.adopt_child()
+            else:
+                flight.foreign_parent = True  # ingest refuses it
         flight.task = loop.create_task(self._live(flight))
         return flight
 
@@ -266,6 +269,12 @@ class Supervisor:
         await self._recorder.settled(call_id, n, outcome.kind, data, rows)
         if lifts:
             self._unresolved.forget(call_id)
+
+
+def is_own_child(call: Call, parent: Call) -> bool:
+    """Whether who made ``call`` made ``parent`` too: a child frees its parent of its time limit and its slot. Of the
+    same process where they came over a channel, which may hold agents of many names; over HTTP, of the same name."""
+    return call.origin == parent.origin and (bool(call.origin) or call.agent.name == parent.agent.name)
 
 
 def _answers_without_the_ledger(flight: Flight) -> bool:

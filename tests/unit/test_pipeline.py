@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
+from outrider.calls import Agent, Attempt, Call, Failure, Outcome, OutcomeKind, Reason
 from outrider.errors import Code
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import LedgerUnavailable
@@ -276,10 +277,54 @@ async def test_a_parent_holds_no_slot_so_that_its_children_run(tmp_path: Path) -
             flight = rig.start("up.read_parent", n=n, agent=f"p{n}")
             while flight.attempt is None:
                 await asyncio.sleep(0.01)
-            assert (await rig.call("up.read_child", parent=flight.call.id)).ok
+            assert (await rig.call("up.read_child", agent=f"p{n}", parent=flight.call.id)).ok
             assert flight.answer is not None and (await flight.answer).ok
 
         await asyncio.gather(*(parent(n) for n in range(10)))
+
+
+NOT_YOURS = [
+    pytest.param("", "b", "", id="another agent's, over HTTP"),
+    pytest.param("s1", "a", "s2", id="another process's"),
+    pytest.param("s1", "a", "", id="over HTTP, one made over a channel by the same name"),
+    pytest.param("", "a", "s1", id="over a channel, one made over HTTP"),
+]
+
+
+@pytest.mark.parametrize(("parents", "agent", "childs"), NOT_YOURS)
+async def test_a_call_of_somebody_else_is_no_parent(tmp_path: Path, parents: str, agent: str, childs: str) -> None:
+    """To name it would free it of its time limit and its slot: refused, and the parent stays what it was."""
+    policy = {"domain": {"bulkhead": {"maxConcurrent": 1}}, "defaults": {"timeouts": {"perTry": "8s"}}}
+    async with Rig(tmp_path, policy) as rig:
+        rig.upstream.takes_s = lambda attempt: 9.0
+        parent = rig.supervisor.submit(Call("theirs", "up.pay", {}, Agent("a"), run="r", origin=parents))
+        await asyncio.sleep(0.1)
+        child = rig.supervisor.submit(Call("mine", "up.read", {}, Agent(agent), parent="theirs", origin=childs))
+        assert child.answer is not None and parent.answer is not None
+        outcome = await child.answer
+        assert (outcome.code, outcome.kind) == (Code.INVALID_REQUEST, OutcomeKind.NOT_EXECUTED)
+        assert "'parent' names a call" in outcome.detail
+        assert not parent.is_parent and parent.slot is not None
+        assert (await parent.answer).code is Code.OUTCOME_UNKNOWN and now() < 8.5
+
+
+async def test_a_process_is_its_own_parent_under_any_of_its_names(tmp_path: Path) -> None:
+    """Nested agents of one process have names of their own."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.takes_s = lambda attempt: 10.0 if attempt.tool == "up.read_parent" else 0.1
+        parent = rig.supervisor.submit(Call("outer", "up.read_parent", {}, Agent("boss"), origin="s1"))
+        await asyncio.sleep(0.1)
+        child = rig.supervisor.submit(Call("inner", "up.read", {}, Agent("helper"), parent="outer", origin="s1"))
+        assert child.answer is not None and (await child.answer).ok
+        assert parent.answer is not None and (await parent.answer).ok  # beyond the per-try timeout
+
+
+async def test_a_parent_that_is_not_under_way_is_recorded_and_nothing_more(tmp_path: Path) -> None:
+    """It ended, or a sidecar of before knew it: lineage is text."""
+    async with Rig(tmp_path) as rig:
+        assert (await rig.call("up.read", parent="long gone")).ok
+        (received,) = rig.events("call.received")
+        assert json.loads(received["line"])["parent_call_id"] == "long gone"
 
 
 async def test_the_retry_budget_bounds_retries_over_a_window(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Ingest:
                 f"{limits.max_inflight} calls are under way, as many as limits.maxInflight allows.",
                 SHED_RETRY_AFTER_S,
             )
+        if flight.foreign_parent:
+            return _no(Code.INVALID_REQUEST, _foreign_parent(flight))
         wrong = guard_args(flight.call.args, limits)
         if wrong is not None:
             return _no(Code.INVALID_REQUEST, wrong)
@@ -42,6 +44,14 @@ class Ingest:
         if flight.plan is None:
             return _no(Code.UNKNOWN_TOOL, _unknown_tool(flight))
         return None
+
+
+def _foreign_parent(flight: Flight) -> str:
+    parent = flight.call.parent[:100]
+    if flight.call.origin:
+        return f"'parent' names a call ({parent}) that another process made. Name one of this process, or none."
+    agent = flight.call.agent.name[:100]
+    return f"'parent' names a call ({parent}) that agent '{agent}' did not make. Name one that it made, or none."
 
 
 def _unknown_tool(flight: Flight) -> str:
