@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from crewai.flow.flow_context import current_flow_id, current_flow_name
 from crewai.hooks.dispatch import InterceptionPoint, get_global_hook_list
+from crewai.utilities.crew.crew_context import get_crew_context
 from crewai.utilities.string_utils import sanitize_tool_name
 
 if TYPE_CHECKING:
@@ -84,11 +85,24 @@ def session_of(turn: Turn | None) -> str:
     """The program's flow, which may outlive runs; else the crew, by its name or its id."""
     if current_flow_name.get() not in NO_FLOW:
         return current_flow_id.get() or ""
-    crew = turn.crew if turn is not None else None
-    if crew is None:
+    if turn is None:
         return ""
+    crew = _crew_of(turn)
     name = str(getattr(crew, "name", None) or "")
-    return name if name and name != UNNAMED else str(getattr(crew, "id", ""))
+    if name and name != UNNAMED:
+        return name
+    known = get_crew_context()
+    return str(getattr(crew, "id", "")) or str((known and known.id) or "")
+
+
+def _crew_of(turn: Turn) -> Any:
+    """The crew of this kickoff. An agent that works for a second crew keeps its executor, which names the first one;
+    the kickoff's own context has the right id."""
+    known = get_crew_context()
+    for crew in (getattr(turn.agent, "crew", None), turn.crew):
+        if crew is not None and (known is None or str(getattr(crew, "id", "")) == known.id):
+            return crew
+    return None
 
 
 # ── the hooks ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -280,6 +280,14 @@ def test_a_crew_in_a_flow_is_of_the_flows_run_and_session(gateway: GatewayServer
     assert own.open.run == crews.open.run and own.open.session == crews.open.session == flow.flow_id
 
 
+def test_an_agent_of_two_crews_is_each_time_in_the_right_one(gateway: GatewayServer) -> None:
+    """Its executor outlives the first, and goes on naming it."""
+    member = agent(llm(*[asks(("step", {"number": 1})), "done"] * 3), step)
+    for name in ("early shift", "late shift", "early shift"):
+        crew(member, name=name).kickoff()
+    assert [call.open.session for call in gateway.calls] == ["early shift", "late shift", "early shift"]
+
+
 def test_a_session_is_the_crews_name_else_its_id(gateway: GatewayServer) -> None:
     """A name outlives the process; the id outlives the run."""
 
