@@ -41,6 +41,8 @@ TOOL_KEY = "outrider_tool"
 """In a tool's ``metadata``: the name it is governed under, ``group.operation``."""
 UNTOUCHED = (ValidationError, ValidationErrorV1, ToolInvocationError)
 """The model's arguments do not fit the tool: the framework tells the model, and no retry would help."""
+WITH_SHORTCUT: tuple[type[BaseTool], ...] = (StructuredTool, Tool)
+"""Their ``ainvoke`` passes by ``arun`` where the tool is synchronous."""
 T = TypeVar("T")
 
 
@@ -144,6 +146,8 @@ def _patch() -> None:
         _seam.original = _unstubbed(BaseTool.run), _unstubbed(BaseTool.arun)
         _seam.patched = _governed_run(_seam.original[0]), _governed_arun(*_seam.original)
         BaseTool.run, BaseTool.arun = _seam.patched  # type: ignore[method-assign]
+        for kind in WITH_SHORTCUT:
+            kind.ainvoke = _without_shortcut(kind.ainvoke)  # type: ignore[method-assign]
     langgraph_runs.watch()
 
 
@@ -152,6 +156,8 @@ def _unpatch() -> None:
     if _seam.original is not None and (BaseTool.run, BaseTool.arun) == _seam.patched:
         BaseTool.run, BaseTool.arun = _seam.original  # type: ignore[method-assign]
         _seam.original = _seam.patched = None
+        for kind in WITH_SHORTCUT:
+            kind.ainvoke = _unstubbed(kind.ainvoke)  # type: ignore[method-assign]
     langgraph_runs.unwatch()
 
 
@@ -181,10 +187,25 @@ def _governed_arun(original_run: Callable[..., Any], original: Callable[..., Any
         if not _governs(self):
             return await original(self, tool_input, *args, **kwargs)
         call = _ToolCall(self, tool_input, args, kwargs)
-        invoke = call.body(original_run) if _is_sync(self) else None
-        return call.result_of(await drive.acall(call.work(invoke=invoke, ainvoke=call.body(original))))
+        if _is_sync(self):
+            return call.result_of(await drive.acall(call.work(invoke=call.body(original_run))))
+        return call.result_of(await drive.acall(call.work(ainvoke=call.body(original))))
 
     return arun
+
+
+def _without_shortcut(original: Callable[..., Any]) -> Callable[..., Any]:
+    """LangChain takes a synchronous tool to a thread of the loop's pool before it calls ``run`` there. Of that thread
+    nobody knows: a cancelled agent would leave its call waiting and tried again, and few threads are all there are."""
+
+    @functools.wraps(original)
+    async def ainvoke(self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+        if not _governs(self) or not _is_sync(self):
+            return await original(self, *args, **kwargs)
+        return await BaseTool.ainvoke(self, *args, **kwargs)
+
+    ainvoke.__outrider_behind__ = original  # type: ignore[attr-defined]
+    return ainvoke
 
 
 def _is_sync(tool: BaseTool) -> bool:

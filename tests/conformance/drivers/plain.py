@@ -20,6 +20,7 @@ class Killed(Exception):
 
 class PlainDriver(Driver):
     framework = "python"
+    not_offered = {"mixed": "a plain function that is called on a loop blocks the loop, governed or not"}
 
     def install(self) -> None:
         """Nothing to install: every function is governed by itself."""

@@ -12,7 +12,10 @@ conformance.driver    what a third party writes: Driver, and the words it speaks
 conformance.suite     AdapterSuite: the scenarios, each one test with the promise as its name
 """
 
+from outrider.testing.conformance import rewriting  # isort: skip  (first: what is imported before is not rewritten)
 from outrider.testing.conformance.driver import Ask, Driver, Ran, Told, Tool, Turns
 from outrider.testing.conformance.suite import AdapterSuite
+
+assert rewriting
 
 __all__ = ["AdapterSuite", "Ask", "Driver", "Ran", "Told", "Tool", "Turns"]

@@ -82,6 +82,6 @@ class Driver(abc.ABC):
         Nothing may be raised but what is a fault: a kill is ``Ran.killed``, a final error is a ``Told``."""
 
     async def arun(self, tools: Sequence[Tool], turns: Turns) -> Ran:
-        """The same on an event loop; the tools' functions are coroutine functions. Cancelling the task that runs this
-        must cancel the agent."""
-        raise NotImplementedError("declare 'async' in not_offered, or write arun()")
+        """The same on an event loop; the tools' functions are coroutine functions (mode ``async``) or plain ones (mode
+        ``mixed``). Cancelling the task that runs this must cancel the agent."""
+        raise NotImplementedError("declare 'async' and 'mixed' in not_offered, or write arun()")

@@ -25,7 +25,23 @@ class Ending:
         assert scene.ends(tool) == ["cancelled"]
         assert (scene.executions(tool), scene.executions(after)) == (1, 0)
 
-    @scenario("cancellation", modes=("async",))
+    @scenario("cancellation", modes=("mixed",))
+    def test_cancelling_the_agent_does_not_wait_for_a_thread_and_nothing_more_begins(
+        self, scene: Scene, mode: Mode
+    ) -> None:
+        """A thread cannot be stopped: it runs to its end behind the agent, and that end is recorded."""
+        tool, after = scene.tool("write", Step(until="free")), scene.tool("read")
+        playing = scene.begin(mode, tool, after, cancel_at="leave")
+        scene.await_execution(tool)
+        scene.open("leave")
+        report = playing.report()
+        assert (report.cancelled or report.heard == ()) and scene.ends(tool) == []
+        scene.open("free")
+        story = scene.story(tool)
+        assert (story.started, story.attempts, scene.ends(tool)) == (1, ["ok"], ["returned"])
+        assert (scene.executions(tool), scene.executions(after)) == (1, 0)
+
+    @scenario("cancellation", modes=("async", "mixed"))
     def test_cancelling_the_agent_ends_a_backoff_and_there_is_no_second_attempt(self, scene: Scene, mode: Mode) -> None:
         """The caller is gone: nobody tries again on its behalf."""
         tool = scene.tool("read", Step(raises="ConnectionResetError", text="busy", retry_after_s=2.0))

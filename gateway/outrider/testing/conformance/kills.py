@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider.testing.conformance.scenario import scenario
+from outrider.testing.conformance.scenario import ALL, scenario
 from outrider.testing.conformance.script import Mode, Step
 from outrider.testing.conformance.stage import AGENT, REASON, Scene
 from outrider.testing.conformance.waiting import wait_for
@@ -13,7 +13,7 @@ LONG_S = 15.0
 class Kills:
     """kill before, during, in backoff, while the loop is blocked."""
 
-    @scenario("kill before")
+    @scenario("kill before", modes=ALL)
     def test_a_kill_before_the_call_ends_the_run_and_nothing_begins(self, scene: Scene, mode: Mode) -> None:
         """Neither the killed tool nor any other that the model would have asked for after it."""
         tool, after = scene.tool("write"), scene.tool("read")
@@ -24,7 +24,7 @@ class Kills:
         assert (story.refused, story.code, story.outcome) == (True, "killed", "not_executed")
         assert scene.executions(tool) == scene.executions(after) == 0 and scene.in_ledger(after) == []
 
-    @scenario("kill before")
+    @scenario("kill before", modes=ALL)
     def test_a_kill_between_two_calls_ends_the_run(self, scene: Scene, mode: Mode) -> None:
         """By the agent's name, while its first function runs to its end."""
         first, second = scene.tool("read", Step(until="go")), scene.tool("read")
@@ -37,7 +37,7 @@ class Kills:
         assert scene.story(first).outcome == "ok" and scene.story(second).code == "killed"
         assert (scene.executions(first), scene.executions(second)) == (1, 0)
 
-    @scenario("kill during")
+    @scenario("kill during", modes=ALL)
     def test_a_kill_of_a_running_function_frees_the_agent_and_says_unknown(self, scene: Scene, mode: Mode) -> None:
         """The run ends while a thread still runs; what that did is settled later. A coroutine is cancelled."""
         tool, after = scene.tool("write", Step(until="free")), scene.tool("read")
@@ -47,16 +47,16 @@ class Kills:
         assert receipt["counts"] == {"not_executed": 0, "completed": 0, "unknown": 1}
         assert [call["tool"] for call in receipt["calls"]] == [f"local.{tool}"]
         assert REASON in playing.report().killed
-        if mode == "sync":
+        if mode != "async":
             assert scene.ends(tool) == []
             scene.open("free")
         scene.await_end(tool)
-        assert scene.ends(tool) == (["returned"] if mode == "sync" else ["cancelled"])
+        assert scene.ends(tool) == (["cancelled"] if mode == "async" else ["returned"])
         story = scene.story(tool, lambda told: told.settled or mode == "async")
         assert (story.outcome, story.code, story.attempts) == ("unknown", "killed", ["unknown"])
         assert (scene.executions(tool), scene.executions(after)) == (1, 0)
 
-    @scenario("kill in backoff")
+    @scenario("kill in backoff", modes=ALL)
     def test_a_kill_between_two_attempts_ends_the_run_and_there_is_no_second(self, scene: Scene, mode: Mode) -> None:
         """The wait is ended too: nobody sits out a backoff for a call that is dead."""
         tool = scene.tool("read", Step(raises="ConnectionResetError", text="busy", retry_after_s=LONG_S))

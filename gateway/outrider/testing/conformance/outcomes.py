@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outrider.testing.conformance.policy import ATTEMPTS, CACHED, DENIED
-from outrider.testing.conformance.scenario import scenario
+from outrider.testing.conformance.scenario import ALL, scenario
 from outrider.testing.conformance.script import Mode, Step
 from outrider.testing.conformance.stage import AGENT, Scene
 
@@ -11,7 +11,7 @@ from outrider.testing.conformance.stage import AGENT, Scene
 class Outcomes:
     """ok, raise, unknown, deny, retry then ok, exhausted, fallback, remote tool."""
 
-    @scenario("ok")
+    @scenario("ok", modes=ALL)
     def test_a_result_reaches_the_agent_and_the_ledger_says_whose_call_it_was(self, scene: Scene, mode: Mode) -> None:
         """Agent, framework, arguments, result; one execution, one attempt, one call."""
         tool = scene.tool("write", Step(value="page of x"))
@@ -25,7 +25,7 @@ class Outcomes:
         assert story.received.get("run_id"), "a call without a run cannot be killed or budgeted with its like"
         assert scene.ends(tool) == ["returned"]
 
-    @scenario("ok")
+    @scenario("ok", modes=ALL)
     def test_the_calls_of_one_run_are_one_run_and_those_of_another_are_not(self, scene: Scene, mode: Mode) -> None:
         """One run id for an agent's invocation, another for the next."""
         first, second = scene.tool("read"), scene.tool("read")
@@ -35,7 +35,7 @@ class Outcomes:
         runs = [story.received["run_id"] for story in (of_first[0], of_second, of_first[1])]
         assert runs[0] == runs[1] != runs[2]
 
-    @scenario("raise")
+    @scenario("raise", modes=ALL)
     def test_an_exception_of_the_function_is_a_failure_that_the_agent_reads(self, scene: Scene, mode: Mode) -> None:
         """Once executed, in its own words, and the agent goes on."""
         tool, after = scene.tool("write", Step(raises="ValueError", text="no such account")), scene.tool("read")
@@ -46,7 +46,7 @@ class Outcomes:
         assert (story.outcome, story.code, story.attempts) == ("definite", "upstream_failed", ["definite"])
         assert scene.ends(tool) == ["raised"]
 
-    @scenario("raise")
+    @scenario("raise", modes=ALL)
     def test_a_write_that_may_have_run_is_not_repeated_by_anyone(self, scene: Scene, mode: Mode) -> None:
         """Not by the gateway, not by the framework; and when the model asks again in the same run, it is refused."""
         tool = scene.tool("write", Step(raises="ConnectionResetError", text="reset after sending"))
@@ -57,7 +57,7 @@ class Outcomes:
         assert (again.refused, again.code) == (True, "prior_outcome_unknown")
         assert scene.executions(tool) == 1
 
-    @scenario("deny")
+    @scenario("deny", modes=ALL)
     def test_a_denied_call_never_runs_and_the_agent_reads_the_reason(self, scene: Scene, mode: Mode) -> None:
         """The policy's own sentence; the agent goes on."""
         tool, after = scene.tool("denied"), scene.tool("read")
@@ -81,7 +81,7 @@ class Outcomes:
         assert (story.outcome, story.attempts) == ("ok", ["unknown", "unknown", "ok"])
         assert scene.ends(tool) == ["raised", "raised", "returned"]
 
-    @scenario("exhausted")
+    @scenario("exhausted", modes=ALL)
     def test_a_read_that_always_fails_runs_as_often_as_the_policy_says_and_no_oftener(
         self, scene: Scene, mode: Mode
     ) -> None:

@@ -36,7 +36,7 @@ class Player:
 
     def play(self, play: Play) -> list[Report]:
         gates = Gates(Path(play.folder))
-        if play.mode == "async":
+        if play.mode != "sync":
             return asyncio.run(self._play_async(play, gates))
         return self._play_sync(play)
 

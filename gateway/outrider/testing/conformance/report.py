@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -13,16 +13,17 @@ class ConformanceReport:
     """A plugin that the suite registers by itself."""
 
     def __init__(self) -> None:
-        self._missing: dict[str, dict[str, str]] = defaultdict(dict)
+        self._missing: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
 
-    def note(self, driver: str, scenario: str, reason: str) -> None:
-        self._missing[driver][scenario] = reason
+    def note(self, driver: str, key: str, reason: str) -> None:
+        """One test was left out, because the driver declares ``key``."""
+        self._missing[driver][key, reason] += 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for driver, missing in self._missing.items():
             terminalreporter.section(f"not offered by {driver}")
-            for scenario, reason in missing.items():
-                terminalreporter.write_line(f"{scenario}: {reason}")
+            for (key, reason), count in missing.items():
+                terminalreporter.write_line(f"{key} ({count} tests): {reason}")
 
 
 def report_of(config: pytest.Config) -> ConformanceReport:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-Mode = Literal["sync", "async"]
+Mode = Literal["sync", "async", "mixed"]
+"""``sync``: Driver.run and plain functions. ``async``: Driver.arun and coroutines. ``mixed``: arun and plain ones."""
 SHOWN_CHARS = 20_000
 """The most of a text that is sent back whole; of a longer one the head, size and digest are."""
 

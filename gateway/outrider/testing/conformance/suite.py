@@ -20,7 +20,7 @@ from outrider.testing.conformance.kills import Kills
 from outrider.testing.conformance.nesting import Nesting
 from outrider.testing.conformance.outcomes import Outcomes
 from outrider.testing.conformance.report import report_of
-from outrider.testing.conformance.scenario import reason_against, wrong_declarations
+from outrider.testing.conformance.scenario import declared_against, wrong_declarations
 from outrider.testing.conformance.script import Mode
 from outrider.testing.conformance.sidecars import Sidecars
 from outrider.testing.conformance.stage import Scene, Stage
@@ -47,10 +47,11 @@ class AdapterSuite(Ending, Versions, Sidecars, Values, Nesting, Kills, Timeouts,
     @pytest.fixture
     def scene(self, request: pytest.FixtureRequest, mode: Mode) -> Iterator[Scene]:
         name, _ = request.function.__outrider_scenario__
-        reason = reason_against(self.driver, name, mode)
-        if reason:
-            report_of(request.config).note(type(self.driver).__name__, f"{name}[{mode}]", reason)
-            pytest.skip(f"not offered by {type(self.driver).__name__}: {reason}")
+        key = declared_against(self.driver, name, mode)
+        if key:
+            driver, reason = type(self.driver).__name__, self.driver.not_offered[key]
+            report_of(request.config).note(driver, key, reason)
+            pytest.skip(f"not offered by {driver}: {key}: {reason}")
         stage: Stage = request.getfixturevalue("stage")
         scene = stage.scene()
         try:

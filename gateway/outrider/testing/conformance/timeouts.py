@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outrider.testing.conformance.policy import PER_TRY_S
-from outrider.testing.conformance.scenario import scenario
+from outrider.testing.conformance.scenario import ALL, scenario
 from outrider.testing.conformance.script import Mode, Step
 from outrider.testing.conformance.stage import Scene
 
@@ -11,7 +11,7 @@ from outrider.testing.conformance.stage import Scene
 class Timeouts:
     """per-try timeout, and the same with ``placement: caller``."""
 
-    @scenario("per-try timeout")
+    @scenario("per-try timeout", modes=ALL)
     def test_a_write_that_hangs_frees_the_agent_and_is_not_repeated(self, scene: Scene, mode: Mode) -> None:
         """The agent goes on while a thread still runs; what became of it is settled later. A coroutine is cancelled."""
         tool, after = scene.tool("slow_write", Step(until="free")), scene.tool("read")
@@ -19,7 +19,7 @@ class Timeouts:
         assert [told.kind for told in report.heard] == ["failure", "result"]
         story = scene.story(tool)
         assert (story.outcome, story.code, story.attempts) == ("unknown", "outcome_unknown", ["unknown"])
-        if mode == "sync":
+        if mode != "async":
             assert scene.ends(tool) == []
             scene.open("free")
             scene.story(tool, lambda told: "ok" in told.settled)
@@ -28,7 +28,7 @@ class Timeouts:
             assert scene.ends(tool) == ["cancelled"]
         assert scene.executions(tool) == 1
 
-    @scenario("per-try timeout")
+    @scenario("per-try timeout", modes=ALL)
     def test_a_read_that_hangs_is_tried_again(self, scene: Scene, mode: Mode) -> None:
         """The second attempt begins while the first may still be running."""
         tool = scene.tool("slow_read", Step(until="free"), Step(value="quick"))
