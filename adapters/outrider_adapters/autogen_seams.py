@@ -266,7 +266,7 @@ class Seams:
                 setattr(kind, name, before)
 
 
-def _subclasses(root: type) -> Iterator[type]:
+def _subclasses(root: type[Any]) -> Iterator[type[Any]]:
     for kind in root.__subclasses__():
         yield kind
         yield from _subclasses(kind)
