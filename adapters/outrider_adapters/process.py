@@ -6,11 +6,13 @@ import atexit
 import os
 import threading
 import time
+from dataclasses import replace
 
 from outrider.errors import Misconfigured
 from outrider_adapters import environment
 from outrider_adapters.channel import EXIT_S, Channel
 from outrider_adapters.environment import Surroundings
+from outrider_adapters.work import INSIDE
 
 IDLE_CLOSE_S = 30.0
 """After the last adapter was uninstalled, calls still under way get this long before the channel closes."""
@@ -109,6 +111,9 @@ def _after_fork_in_child() -> None:
         _channel.forsake()
         _inherited = _channel  # kept alive: its sockets must not be closed by the garbage collector
         _channel = None
+    inside = INSIDE.get()
+    if inside is not None:  # forked inside a function: that call is the parent process's, and so are its limits
+        INSIDE.set(replace(inside, call="", attempt=None))
 
 
 _inherited: Channel | None = None

@@ -101,6 +101,41 @@ def test_an_agent_killed_in_the_middle_of_a_call_leaves_an_unknown_outcome(
     assert '"held": 1' not in json.dumps(upstreams)
 
 
+def test_a_child_forked_inside_a_function_makes_calls_of_its_own(outrider_gateway: Any, tmp_path: Path) -> None:
+    """It is another process, so the function is no parent of its calls; the run and the agent are the same."""
+    gateway: GatewayProcess = outrider_gateway(POLICY)
+    process = agent(
+        gateway,
+        tmp_path,
+        """
+        import os
+
+        @governed(name="local.read_inner")
+        def inner():
+            return "inner"
+
+        @governed(name="local.write_outer")
+        def outer():
+            child = os.fork()
+            if child == 0:
+                try:
+                    ran(inner())
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            return "outer"
+
+        outer()
+        """,
+    )
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, ran(tmp_path)) == (0, ["inner"]), err
+    outer, inner = of_type(gateway, "call.received")
+    assert "parent_call_id" not in inner
+    assert (inner["run_id"], inner["agent"]["name"]) == (outer["run_id"], "worker")
+    assert {record["outcome"] for record in of_type(gateway, "call.finished")} == {"ok"}
+
+
 def test_both_killed_leaves_one_honest_end(outrider_gateway: Any, tmp_path: Path) -> None:
     """Nobody comes back to say how it ended: unknown, once."""
     gateway: GatewayProcess = outrider_gateway(POLICY)
