@@ -23,7 +23,7 @@ class ConformanceReport:
         for driver, missing in self._missing.items():
             terminalreporter.section(f"not offered by {driver}")
             for (key, reason), count in missing.items():
-                terminalreporter.write_line(f"{key} ({count} tests): {reason}")
+                terminalreporter.write_line(f"{key} ({count} {'test' if count == 1 else 'tests'}): {reason}")
 
 
 def report_of(config: pytest.Config) -> ConformanceReport:

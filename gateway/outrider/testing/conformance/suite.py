@@ -61,4 +61,5 @@ class AdapterSuite(Ending, Versions, Sidecars, Values, Nesting, Kills, Timeouts,
 
     def test_the_driver_declares_only_what_exists_and_says_why(self) -> None:
         """A misspelt scenario, or one without a reason, would be a promise broken in silence."""
-        assert wrong_declarations(self.driver, type(self)) == []
+        wrong = wrong_declarations(self.driver, type(self))
+        assert not wrong, "; ".join(wrong)
