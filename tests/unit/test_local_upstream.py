@@ -185,6 +185,36 @@ async def test_every_end_that_is_not_a_result_has_its_outcome(
     assert (outcome.kind, outcome.failure.reason, outcome.code) == (kind, reason, code)
 
 
+@pytest.mark.parametrize(
+    ("effect", "proves", "kind", "reason", "code"),
+    [
+        (Effect.WRITE, "not_executed", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+        (Effect.WRITE, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
+        (Effect.KEYED, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
+        (Effect.IDEMPOTENT, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+        (Effect.READ, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+    ],
+)
+async def test_the_policy_says_what_a_failed_connection_inside_a_function_proves(
+    world: World, effect: Effect, proves: Any, kind: OutcomeKind, reason: Reason, code: Code
+) -> None:
+    """A function that wrote something first, and then met a refused connection, has run."""
+    task = await world.send(world.attempt(effect=effect), replace(PLAN, connect_errors=proves))
+    world.local.finished(world.far, Finished("c1", 1, "raised", Raised("builtins.ConnectionRefusedError")))
+    outcome = await task
+    assert outcome.failure is not None
+    assert (outcome.kind, outcome.failure.reason, outcome.code) == (kind, reason, code)
+
+
+async def test_a_failed_connection_of_which_no_plan_is_remembered_proves_nothing(world: World) -> None:
+    """After a restart: it may be one of those that ran in part."""
+    world.local.recover({("old", 1): "i1"})
+    world.back(unacked=(Finished("old", 1, "raised", Raised("builtins.ConnectionRefusedError")),))
+    await asyncio.sleep(0.01)
+    ((_, _, outcome),) = world.settled
+    assert outcome.kind is UNKNOWN
+
+
 async def test_what_a_function_says_of_a_status_and_a_wait_is_kept(world: World) -> None:
     """``retryOn: [http-503]`` and ``Retry-After`` work for functions too."""
     task = await world.send(world.attempt(effect=Effect.READ))

@@ -319,6 +319,22 @@ async def test_a_process_is_its_own_parent_under_any_of_its_names(tmp_path: Path
         assert parent.answer is not None and (await parent.answer).ok  # beyond the per-try timeout
 
 
+async def test_a_parent_whose_children_ran_is_not_said_never_to_have_run(tmp_path: Path) -> None:
+    """Whatever it raised in the end: its first part was a call that was made."""
+    async with Rig(tmp_path) as rig:
+        parents = Failure(Reason.CONNECT, "refused", types=("builtins.ConnectionRefusedError",))
+        refused = Outcome(OutcomeKind.NOT_EXECUTED, code=Code.UPSTREAM_FAILED, failure=parents)
+        rig.upstream.answer = lambda attempt: refused if attempt.tool == "up.pay" else Outcome(OutcomeKind.OK)
+        rig.upstream.takes_s = lambda attempt: 2.0 if attempt.tool == "up.pay" else 0.1
+        parent = rig.start("up.pay")
+        await asyncio.sleep(0.1)
+        assert (await rig.call("up.read", parent=parent.call.id)).ok
+        assert parent.answer is not None
+        outcome = await parent.answer
+        assert (outcome.kind, outcome.code) == (OutcomeKind.UNKNOWN, Code.OUTCOME_UNKNOWN)
+        assert (await rig.call("up.pay")).code is Code.PRIOR_OUTCOME_UNKNOWN
+
+
 async def test_a_parent_that_is_not_under_way_is_recorded_and_nothing_more(tmp_path: Path) -> None:
     """It ended, or a sidecar of before knew it: lineage is text."""
     async with Rig(tmp_path) as rig:

@@ -41,7 +41,12 @@ _RETRY: Table = {
     ("retry", "retryAfter", "max"): "retry_after_max_s",
     ("retry", "retryAfter", "honor"): "honor_retry_after",
 }
-_PLAIN: Table = {("redact",): "redact", ("placement",): "placement", ("composite",): "composite"}
+_PLAIN: Table = {
+    ("redact",): "redact",
+    ("placement",): "placement",
+    ("composite",): "composite",
+    ("connectErrors",): "connect_errors",
+}
 _TEMPLATE: Table = {("http", "method"): "method", ("http", "path"): "path", ("http", "body"): "body"}
 _BREAKER: Table = {
     ("breaker", "enabled"): "enabled",

@@ -57,6 +57,7 @@ CODES: Mapping[str, str] = {
     "W05": "a tool that is probably misspelled",
     "W06": "no rule that allows anything",
     "W07": "a read with a method that changes things",
+    "W08": "connectErrors where it says nothing",
 }
 
 _WRITTEN_OUT = frozenset({"headers", "query", "body", "url", "static", "value"})

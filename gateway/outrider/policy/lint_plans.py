@@ -30,6 +30,8 @@ FALLBACK: Keys = ("fallback",)
 METHOD: Keys = ("http", "method")
 BODY: Keys = ("http", "body")
 EFFECT: Keys = ("effect",)
+CONNECT_ERRORS: Keys = ("connectErrors",)
+_OF_FUNCTIONS = frozenset({("placement",), ("composite",), CONNECT_ERRORS})
 
 _TIMEOUTS = plans.Timeouts()
 _RETRY = plans.Retry()
@@ -216,10 +218,18 @@ def _kind_of_upstream(entry: _Entry) -> Iterator[Fault]:
     """Keys that only fit tools over HTTP, or only tools in an agent's process."""
     for keys, leaf in entry.layer.leaves.items():
         wants_http = keys[0] == "http" and not entry.over_http
-        wants_process = keys in {("placement",), ("composite",)} and not entry.in_process
+        wants_process = keys in _OF_FUNCTIONS and not entry.in_process
         if entry.layer.pattern and (wants_http or wants_process):
             message = f"'{'.'.join(keys)}' does not fit here: {_told(entry)}."
             yield entry.fault(leaf, "E51", message, "remove it, or write it in an entry that names such an upstream.")
+
+
+def _nothing_to_doubt(entry: _Entry) -> Iterator[Fault]:
+    at = entry.own(CONNECT_ERRORS)
+    effect = entry.value(EFFECT)
+    if at is not None and entry.said(CONNECT_ERRORS) and effect in {"read", "idempotent"}:
+        message = f"connectErrors says nothing for effect '{effect}': it is repeated whatever ran before."
+        yield entry.fault(at, "W08", message, "remove it, or say the effect that the function has.")
 
 
 def _told(entry: _Entry) -> str:
@@ -267,6 +277,7 @@ _CHECKS = (
     _no_effect,
     _fallback_safety,
     _kind_of_upstream,
+    _nothing_to_doubt,
     _read_that_writes,
     _body,
     _bulkhead_wait,

@@ -183,6 +183,7 @@ class Plan:
     redact: tuple[str, ...] = ()
     placement: Literal["thread", "caller"] = "thread"
     composite: bool = False
+    connect_errors: Literal["not_executed", "unknown"] = "not_executed"  # what a function's failed connection proves
     sources: Mapping[str, str] = field(default_factory=dict)  # "timeouts.perTry" → "file.yaml:12"
 
 

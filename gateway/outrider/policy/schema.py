@@ -176,6 +176,11 @@ class PlanKeys(Model):
         "Where a synchronous in-process function runs. caller: in the thread that called it; its timeout is then "
         "observed, not enforced.",
     )
+    connect_errors: Literal["not_executed", "unknown"] = default(
+        "not_executed",
+        "What it proves when an in-process write or keyed function raises that a connection failed. unknown: nothing, "
+        "for a function that does several things one after the other.",
+    )
 
 
 class Defaults(PlanKeys):

@@ -16,6 +16,7 @@ from outrider.policy.load import Policy
 from outrider.policy.plans import Plan, Upstream
 from outrider.stages import Next
 from outrider.upstreams.base import UpstreamDriver
+from outrider.upstreams.local_outcomes import in_part
 
 STAGE = "send"
 DriverOf = Callable[[Upstream], UpstreamDriver]
@@ -55,7 +56,7 @@ class Send:
         with flight.stoppable(per_try_s, caller_may_leave=attempt.effect is Effect.READ) as scope:
             outcome = await driver.send(attempt, plan, per_try_s or 0.0)
         if outcome is not None:
-            return outcome
+            return outcome if not flight.children else _of_a_parent(outcome, attempt.effect)
         if scope.timed_out:
             known = await driver.stopped(attempt, plan, "timeout")
             return _timed_out(known, per_try_s or 0.0)
@@ -84,6 +85,13 @@ def _per_try_s(flight: Flight, plan: Plan) -> float | None:
     if remaining_s is not None and remaining_s <= plan.timeouts.per_try_s:
         return None
     return plan.timeouts.per_try_s
+
+
+def _of_a_parent(known: Outcome, effect: Effect) -> Outcome:
+    """A function that made calls has begun: a connection that failed later proves nothing of what ran before."""
+    if known.kind is not OutcomeKind.NOT_EXECUTED or known.failure is None or not known.failure.types:
+        return known
+    return in_part(known, effect)
 
 
 def _timed_out(known: Outcome, per_try_s: float) -> Outcome:

@@ -7,12 +7,15 @@ The first name that a table knows decides. What no table knows is ``definite``: 
     reset, timeout, protocol     → unknown: the request had left, so the other side may have acted
     raised    the library refused, or the other side answered → definite
 
+"Never sent" is said of the connection, not of the function: one that did something else before has run in part. Who has
+such functions says so in the policy (``connectErrors: unknown``; ``local_outcomes`` obeys it).
+
 Order inside the MRO matters: aiohttp's ``ClientConnectorError`` is a ``ClientOSError``, requests' ``ConnectTimeout`` is
 a ``ConnectionError``. Where one class covers both "never sent" and "sent" (requests' ``ConnectionError``, urllib3's
 ``MaxRetryError``, every ``SSLError`` but a certificate's), the table says the worse: unknown.
 
 Sources: the exception trees of CPython 3.11, requests 2.34, urllib3 2.8, httpx 0.28, aiohttp 3.14, botocore 1.40 and
-grpcio 1.7x; the numbers of gRPC's statuses: grpc/doc/statuscodes.md.
+grpcio 1.7x, anyio 4; the numbers of gRPC's statuses: grpc/doc/statuscodes.md.
 """
 
 from __future__ import annotations
@@ -105,6 +108,7 @@ EXCEPTIONS: Mapping[str, Reason] = {
         },
     ),
     **_table("grpc", {Reason.RESET: "RpcError"}),
+    **_table("anyio", {Reason.RESET: "BrokenResourceError ClosedResourceError EndOfStream IncompleteRead"}),
 }
 
 GRPC_STATUSES: Mapping[int, Reason] = {

@@ -73,6 +73,7 @@ class _Local:
     late: Outcome | None = None
     unacked: str = ""  # the state that the newest ``finished`` said
     why: str = ""
+    connect_proves: bool = False  # the policy's word on failed connections inside the function
 
     @property
     def pair(self) -> Pair:
@@ -126,6 +127,7 @@ class LocalUpstream:
         if far is None or ref is None:
             return outcomes.gone()
         local = _Local(attempt, far.id, asyncio.get_running_loop().create_future())
+        local.connect_proves = plan.connect_errors == "not_executed"
         attempt.sent = far.push(self._execute(ref, attempt, plan, timeout_s))
         if not attempt.sent:
             return outcomes.gone()
@@ -201,7 +203,7 @@ class LocalUpstream:
         if local.far_id != far.id:
             return False
         local.unacked = frame.state
-        outcome = outcomes.of_finished(frame, local.attempt.effect)
+        outcome = outcomes.of_finished(frame, local.attempt.effect, connect_proves=local.connect_proves)
         self._step(local, _event_of(frame, local, outcome), outcome)
         return True
 

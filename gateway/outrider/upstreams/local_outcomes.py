@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from outrider.calls import Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.errors import Code
 from outrider.upstreams.exceptions import judge
@@ -9,13 +11,18 @@ from outrider.upstreams.local_machine import Event
 from outrider.wire import Finished, Raised
 
 GONE = "The process that holds this tool is not connected; start it, or wait until it is back."
+LEAVE_TRACES = frozenset({Effect.WRITE, Effect.KEYED})
 NEVER_BEGAN = "The function never began, and never will."
 
 
-def of_finished(finished: Finished, effect: Effect = Effect.WRITE) -> Outcome:
-    """The outcome of an attempt by its adapter's own word. A late one, whose effect nobody remembers, is a write."""
+def of_finished(finished: Finished, effect: Effect = Effect.WRITE, *, connect_proves: bool = False) -> Outcome:
+    """The outcome of an attempt by its adapter's own word. A late one, whose effect nobody remembers, is a write.
+
+    ``connect_proves``: a failed connection inside the function proves that nothing was done (the policy's word)."""
     if finished.raised is not None or finished.state == "raised":
-        return _raised(finished, effect)
+        outcome = _raised(finished, effect)
+        doubtful = outcome.kind is OutcomeKind.NOT_EXECUTED and not connect_proves and effect in LEAVE_TRACES
+        return in_part(outcome, effect) if doubtful else outcome
     if finished.state == "returned":
         return _with_result(finished, OutcomeKind.OK)
     if finished.state == "suspended":
@@ -43,6 +50,14 @@ def _raised(finished: Finished, effect: Effect) -> Outcome:
     if kind is OutcomeKind.UNKNOWN and effect.has_effects:
         code = Code.OUTCOME_UNKNOWN
     return Outcome(kind, code=code, detail=failure.text, failure=failure, retry_after_s=failure.retry_after_s)
+
+
+def in_part(refused: Outcome, effect: Effect) -> Outcome:
+    """A function met a failed connection, after it may have done something else: what ran of it is not known."""
+    assert refused.failure is not None
+    failure = replace(refused.failure, reason=Reason.RESET)
+    code = Code.OUTCOME_UNKNOWN if effect.has_effects else Code.UPSTREAM_FAILED
+    return replace(refused, kind=OutcomeKind.UNKNOWN, code=code, failure=failure)
 
 
 def not_executed(reason: Reason, detail: str, code: Code = Code.UPSTREAM_FAILED) -> Outcome:
