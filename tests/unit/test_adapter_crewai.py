@@ -17,7 +17,7 @@ from crewai.tools.structured_tool import CrewStructuredTool
 from crewai.tools.tool_failure import ToolExecutionFailedError, ToolFailure, ToolFailureReason
 
 from outrider.errors import Code, Failed, Refused
-from outrider_adapters import crewai
+from outrider_adapters import crewai, crewai_seam
 from tests.support.adapters import eventually, served
 from tests.support.gateway_server import GatewayServer, ServedCall, giving, once, refusing, retrying, with_timeout
 from tests.support.scripted_crewai import agent, asks, crew, llm
@@ -33,6 +33,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayServer]:
         try:
             yield server
         finally:
+            crewai_seam._seam.some_tools = False  # govern() is for the process's life; the tests after start afresh
             crewai.uninstall()
 
 
@@ -534,3 +535,36 @@ def test_a_tools_own_calls_and_a_hooks_are_not_taken_for_the_models(gateway: Gat
         hooks.remove(try_it)
     assert len(caught) == 2 and "outer is fine" in model.last_heard
     assert [bool(call.open.parent) for call in gateway.calls] == [False, False, True]
+
+
+@PATHS
+def test_a_tool_that_calls_itself_is_a_call_each_time(gateway: GatewayServer, native: bool) -> None:
+    """Only the outermost is the model's; the turn's answer is not the inner calls'."""
+
+    @tool
+    def fibonacci(number: int) -> int:
+        """Counts rabbits."""
+        ran.append(str(number))
+        return number if number < 2 else fibonacci.run(number=number - 1) + fibonacci.run(number=number - 2)
+
+    model = llm(asks(("fibonacci", {"number": 4})), "done", native=native)
+    group = crew(agent(model, fibonacci))
+    group.kickoff()
+    assert len(ran) == len(gateway.calls) == 9 and sum(call.open.parent == "" for call in gateway.calls) == 1
+    assert "Observation: 3" in model.last_heard if not native else '"content": "3"' in model.last_heard
+
+
+def test_a_hit_of_the_cache_of_a_tool_that_lives_elsewhere_is_not_sent_again(gateway: GatewayServer) -> None:
+    """Asking the gateway would call the upstream; nothing is sent twice that was asked for once."""
+
+    @tool
+    def pay(amount: int) -> str:
+        """Pays."""
+        raise NotImplementedError
+
+    gateway.scripts["ledger.pay"] = giving("paid")
+    crewai.govern(pay, name="ledger.pay")
+    same = asks(("pay", {"amount": 1}))
+    model = llm(same, same, "done")
+    crew(agent(model, pay), cache=True).kickoff()
+    assert [call.open.tool for call in gateway.calls] == ["ledger.pay"] and model.last_heard.count('"paid"') == 2

@@ -165,6 +165,24 @@ def test_a_killed_crew_inside_a_tool_ends_the_crew_around_it(gateway: GatewaySer
         assert ran == ["research", "step 1"] and len(model.heard) == 1
 
 
+@PATHS
+def test_a_killed_crew_on_a_thread_of_a_tools_own_ends_the_crew_around_it(gateway: GatewayServer, native: bool) -> None:
+    """The thread carries no context, so only the exception tells; ReAct does not try the tool again."""
+    gateway.script = killer
+
+    @tool
+    def research() -> str:
+        """A crew on another thread."""
+        ran.append("research")
+        with ThreadPoolExecutor(1) as pool:
+            return str(pool.submit(lambda: crew(worker(native)).kickoff()).result(30))
+
+    model = llm(asks(("research", {})), "done", native=native)
+    with pytest.raises(crewai.Killed):
+        crew(agent(model, research)).kickoff()
+    assert ran == ["research", "step 1"] and len(model.heard) == 1
+
+
 def test_a_killed_call_of_a_flow_raises_at_once(gateway: GatewayServer) -> None:
     """No executor is there to be stopped by a hook."""
     gateway.script = killer
