@@ -278,8 +278,10 @@ class WorkbenchCall(Call):
     def failure(self, answer: Problem, text: str) -> Any:
         if answer.killed:
             return super().failure(answer, text)
-        if self.failure_in(answer.value) is not None and answer.problem.get("code") == "upstream_failed":
-            return answer.value  # the workbench has put it into words itself
+        if answer.problem.get("code") == "upstream_failed" and getattr(answer.value, "is_error", False):
+            own: str = self.plain(answer.value)
+            if own.strip():
+                return answer.value  # the workbench has put it into words itself
         return self._result(text, is_error=True)
 
     def _result(self, text: str, *, is_error: bool) -> Any:

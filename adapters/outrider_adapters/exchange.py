@@ -184,7 +184,8 @@ class Exchange:
             if not (stopped and attempt.abandoned):
                 self.resolve(Raise(error))
             state = state or ("cancelled" if stopped else "raised")
-        self._report(attempt, state or "raised", None if state == "returned" else faults.raised(error))
+        # only a failure is told as one: of a function that was cancelled nobody knows how far it came
+        self._report(attempt, state or "raised", faults.raised(error) if state in (None, "raised") else None)
 
     def _report(
         self, attempt: Attempt, state: EndState, raised: wire.Raised | None, summary: views.Summary | None = None

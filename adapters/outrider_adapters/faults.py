@@ -16,13 +16,26 @@ from outrider.wire import Raised
 TEXT_CHARS = 2000
 MAX_NAMES = 40
 MAX_WAIT_S = 86_400.0
+MAX_GROUPS = 10
+MCP_CLOSED = -32000
+"""How the MCP client tells a request whose connection broke, in the place of the server's answer."""
 OUTERMOST = frozenset({object, BaseException})
 
 
 def raised(error: BaseException) -> Raised:
     """Never raises: an exception whose own methods raise is told by its class."""
+    error = alone(error)
     names = names_of(error)
     return Raised(_name(type(error)), text_of(error), names, _guarded(_status, error), _guarded(_retry_after_s, error))
+
+
+def alone(error: BaseException) -> BaseException:
+    """The one exception inside a group, which a task group puts around whatever passes it; else the error itself."""
+    for _ in range(MAX_GROUPS):
+        if not isinstance(error, BaseExceptionGroup) or len(error.exceptions) != 1:
+            break
+        error = error.exceptions[0]
+    return error
 
 
 def names_of(error: BaseException) -> tuple[str, ...]:
@@ -56,7 +69,10 @@ def _guarded(reader: Any, error: BaseException) -> Any:
 
 
 def _inner_reason(error: BaseException) -> BaseException | None:
-    """requests' ``ConnectionError(MaxRetryError(…, reason=NewConnectionError(…)))``; urllib3's and urllib's own."""
+    """requests' ``ConnectionError(MaxRetryError(…, reason=NewConnectionError(…)))``; urllib3's and urllib's own; the
+    MCP client's lost connection, which has the form of an answer."""
+    if getattr(getattr(error, "error", None), "code", None) == MCP_CLOSED and type(error).__name__ == "McpError":
+        return ConnectionResetError()
     for holder in (error, error.args[0] if error.args else None):
         reason = getattr(holder, "reason", None)
         if isinstance(reason, BaseException):
