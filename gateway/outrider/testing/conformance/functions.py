@@ -93,8 +93,8 @@ class Workshop:
         if step.blocking:
             self._wait(part, step)
             return
-        await _poll_async(lambda: self._begun(part) >= step.meets)
-        await _poll_async(lambda: not step.until or self._gates.is_open(step.until))
+        await poll_async(lambda: self._begun(part) >= step.meets)
+        await poll_async(lambda: not step.until or self._gates.is_open(step.until))
         await asyncio.sleep(step.for_s)
 
     def _wait_at(self, gate: str) -> None:
@@ -132,7 +132,8 @@ def _poll(holds: Callable[[], bool]) -> None:
         time.sleep(LOOK_S)
 
 
-async def _poll_async(holds: Callable[[], bool]) -> None:
+async def poll_async(holds: Callable[[], bool]) -> None:
+    """Wait until another process has made it so, with an end."""
     until = clock.monotonic() + PATIENCE_S
     while not holds() and clock.monotonic() < until:  # noqa: ASYNC110 (files of another process wake nobody)
         await asyncio.sleep(LOOK_S)

@@ -10,6 +10,8 @@ from outrider.testing.conformance.script import Entry, encode, entry_of
 
 OVER = "over"
 """The gate that opens all others: the scenario is over."""
+DONE = "done"
+"""The gate that the agent's process opens when its agents are done."""
 PATIENCE_S = 40.0
 """The longest that a function waits at a gate."""
 

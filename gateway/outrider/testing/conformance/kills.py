@@ -41,17 +41,19 @@ class Kills:
     def test_a_kill_of_a_running_function_frees_the_agent_and_says_unknown(self, scene: Scene, mode: Mode) -> None:
         """The run ends while a thread still runs; what that did is settled later. A coroutine is cancelled."""
         tool, after = scene.tool("write", Step(until="free")), scene.tool("read")
-        playing = scene.begin(mode, tool, after)
+        playing = scene.begin(mode, tool, after, stays_until="looked")
         scene.await_execution(tool)
         receipt = scene.kill(f"agent:{AGENT}")
         assert receipt["counts"] == {"not_executed": 0, "completed": 0, "unknown": 1}
         assert [call["tool"] for call in receipt["calls"]] == [f"local.{tool}"]
-        assert REASON in playing.report().killed
+        scene.await_agents_done()
         if mode != "async":
             assert scene.ends(tool) == []
             scene.open("free")
         scene.await_end(tool)
         assert scene.ends(tool) == (["cancelled"] if mode == "async" else ["returned"])
+        scene.open("looked")
+        assert REASON in playing.report().killed
         story = scene.story(tool, lambda told: told.settled or mode == "async")
         assert (story.outcome, story.code, story.attempts) == ("unknown", "killed", ["unknown"])
         assert (scene.executions(tool), scene.executions(after)) == (1, 0)

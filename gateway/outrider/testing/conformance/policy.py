@@ -8,7 +8,8 @@ PER_TRY_S = 0.5
 """The per-try timeout of ``slow_`` and ``caller_`` tools."""
 PLACES = 4
 """How many attempts of one in-process tool may run at once. Parents must not count, or ten of them starve."""
-SUSPECT_S = 5.0
+SUSPECT_S = 6.0
+"""How long a process may stay away before its attempts count as unknown."""
 DENIED = "this team sends no mail"
 CACHED = "an older answer"
 ATTEMPTS = 3

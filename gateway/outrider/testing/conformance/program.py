@@ -19,8 +19,8 @@ import msgspec
 
 from outrider import clock
 from outrider.testing.conformance.driver import Ask, Driver, Ran, Tool
-from outrider.testing.conformance.functions import LOOK_S, Workshop
-from outrider.testing.conformance.journal import Gates
+from outrider.testing.conformance.functions import LOOK_S, Workshop, poll_async
+from outrider.testing.conformance.journal import DONE, Gates
 from outrider.testing.conformance.place import DriverPlace
 from outrider.testing.conformance.script import Heard, Play, Report, Script, arguments, encode, play_of
 
@@ -38,7 +38,9 @@ class Player:
         gates = Gates(Path(play.folder))
         if play.mode != "sync":
             return asyncio.run(self._play_async(play, gates))
-        return self._play_sync(play)
+        reports = self._play_sync(play)
+        gates.open(DONE)
+        return reports
 
     def _play_sync(self, play: Play) -> list[Report]:
         if play.agents == 1:
@@ -63,6 +65,9 @@ class Player:
         reports = await asyncio.gather(*tasks)
         if watch is not None:
             watch.cancel()
+        gates.open(DONE)
+        if play.stays_until:
+            await poll_async(lambda: gates.is_open(play.stays_until))
         return list(reports)
 
     async def _one_async(self, play: Play) -> Report:
@@ -87,8 +92,7 @@ class Player:
 
 
 async def _cancel_at(gates: Gates, gate: str, tasks: Sequence[asyncio.Task[Report]]) -> None:
-    while not gates.is_open(gate):  # noqa: ASYNC110 (another process opens it)
-        await asyncio.sleep(LOOK_S)
+    await poll_async(lambda: gates.is_open(gate))
     for task in tasks:
         task.cancel()
 

@@ -57,6 +57,7 @@ class Play(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Mode = "sync"
     agents: int = 1  # so many agents at once, with the same script
     cancel_at: str = ""  # the run is cancelled when this gate opens
+    stays_until: str = ""  # when its agents are done the loop goes on until this gate opens, as a program's would
     forks: bool = False  # a forked child plays it first, then the process itself
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from outrider.testing.conformance.agent import AgentProcess, Playing
 from outrider.testing.conformance.driver import Driver
-from outrider.testing.conformance.journal import OVER, Gates, Journal
+from outrider.testing.conformance.journal import DONE, OVER, Gates, Journal
 from outrider.testing.conformance.policy import policy
 from outrider.testing.conformance.script import Asked, Entry, Mode, Part, Play, Report, Script, Step
 from outrider.testing.conformance.story import Story
@@ -202,6 +202,10 @@ class Scene:
 
     def await_end(self, tool: str, count: int = 1) -> None:
         wait_for(lambda: len(self.ends(tool)) >= count, f"the end of execution {count} of {tool}")
+
+    def await_agents_done(self) -> None:
+        """The agents' runs are over; the loop they ran on may stay."""
+        wait_for(lambda: self._gates.is_open(DONE), "the end of the agent's run")
 
     def in_ledger(self, tool: str) -> list[Story]:
         """The calls of a tool as the ledger has them now, oldest first. ``tool``: with its group, or a local one."""

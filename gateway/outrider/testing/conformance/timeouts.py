@@ -14,18 +14,21 @@ class Timeouts:
     @scenario("per-try timeout", modes=ALL)
     def test_a_write_that_hangs_frees_the_agent_and_is_not_repeated(self, scene: Scene, mode: Mode) -> None:
         """The agent goes on while a thread still runs; what became of it is settled later. A coroutine is cancelled."""
-        tool, after = scene.tool("slow_write", Step(until="free")), scene.tool("read")
-        report = scene.run(mode, tool, after)
-        assert [told.kind for told in report.heard] == ["failure", "result"]
+        tool, after = scene.tool("slow_write", Step(until="free")), scene.tool("read", Step(until="go on"))
+        playing = scene.begin(mode, tool, after)
+        scene.await_execution(after)
         story = scene.story(tool)
         assert (story.outcome, story.code, story.attempts) == ("unknown", "outcome_unknown", ["unknown"])
-        if mode != "async":
+        if mode == "async":
+            scene.await_end(tool)
+            assert scene.ends(tool) == ["cancelled"]
+        else:
             assert scene.ends(tool) == []
             scene.open("free")
             scene.story(tool, lambda told: "ok" in told.settled)
             assert scene.ends(tool) == ["returned"]
-        else:
-            assert scene.ends(tool) == ["cancelled"]
+        scene.open("go on")
+        assert [told.kind for told in playing.report().heard] == ["failure", "result"]
         assert scene.executions(tool) == 1
 
     @scenario("per-try timeout", modes=ALL)
