@@ -94,7 +94,7 @@ def uninstall() -> None:
     with _lock:
         if not settings.every_tool:
             return
-        settings.every_tool, _told = False, ()
+        settings.every_tool, settings.agent, settings.subagents, _told = False, "", False, ()
         if not settings.some_tools:
             _seams.undo()
     process.release(__name__, "autogen")

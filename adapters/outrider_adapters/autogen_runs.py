@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import threading
 import weakref
@@ -67,6 +68,16 @@ RUN: ContextVar[Run | None] = ContextVar("outrider_autogen_run", default=None)
 CALLER: ContextVar[Caller | None] = ContextVar("outrider_autogen_caller", default=None)
 _lock = threading.Lock()
 _by_token: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
+
+
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock, and does not exist here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def run_of(token: Any) -> Run:

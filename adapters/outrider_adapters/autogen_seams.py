@@ -31,9 +31,9 @@ from outrider_adapters.autogen_calls import (
     StreamCall,
     WorkbenchCall,
     is_synchronous,
-    stream,
 )
 from outrider_adapters.autogen_runs import CALLER, Caller
+from outrider_adapters.autogen_streams import stream
 
 Make = Callable[[type, Callable[..., Any]], Callable[..., Any]]
 """Of a class and its method, the governed method."""
