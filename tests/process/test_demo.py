@@ -95,8 +95,28 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     assert footprint.files() == []
 
 
+def test_a_killed_demonstration_leaves_no_process_behind(tmp_path: Path) -> None:
+    """SIGKILL lets it end nothing: its children see that it is gone. Its folder stays, with nobody to remove it."""
+    footprint = Footprint(tmp_path)
+    demo = subprocess.Popen(
+        COMMAND,
+        env=footprint.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until(lambda: any(tmp_path.rglob("*-with.log")))  # the agents that the sidecar, then ready, governs
+        assert any(" serve " in line for line in footprint.processes())
+    finally:
+        demo.kill()
+        demo.wait()
+    _wait_until(lambda: footprint.processes() == [])
+
+
 def _wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not true():
-        assert time.monotonic() < deadline, "the processes did not start"
+        assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)

@@ -145,11 +145,12 @@ class Server(Program):
 
 
 class Sidecar(Program):
-    """``outrider serve`` on free ports."""
+    """``outrider serve`` on free ports. It ends with the demonstration, however that ends."""
 
     def __init__(self, folder: Path, policy: Path, shop_url: str) -> None:
         self.data = folder / "data"
-        arguments = [sys.executable, "-m", "outrider", "serve", "--policy", str(policy), "--data", str(self.data)]
+        outrider = [sys.executable, "-m", "outrider.demo.tethered"]
+        arguments = [*outrider, "serve", "--policy", str(policy), "--data", str(self.data)]
         arguments += ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]
         super().__init__("sidecar", arguments, folder, surroundings(SHOP_URL=shop_url))
         self.url = ""
