@@ -289,3 +289,11 @@ def test_what_outrider_run_installed_the_program_may_refine(
         crewai.install(agent="programs-name")
     assert [call.open.agent for call in gateway.calls] == ["operators-name", "clerk"]
     assert gateway.hellos[0].agent == "operators-name" and gateway.hellos[0].framework == "crewai"
+
+
+def test_what_the_program_confirmed_is_settled(gateway: GatewayServer) -> None:
+    """Also where it said the same as ``outrider run``."""
+    crewai.install_provisionally()
+    crewai.install()
+    with pytest.raises(Misconfigured, match=r"uninstall\(\) first"):
+        crewai.install(agent="another")
