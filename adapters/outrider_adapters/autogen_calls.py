@@ -191,11 +191,14 @@ class Call:
         asking = asyncio.ensure_future(drive.acall(work))
         if self.token is None:
             return await asking
+        loop = asyncio.get_running_loop()
         waiting = [asking]
 
         def cancelled() -> None:
+            """On the thread of whoever cancelled the token, perhaps a synchronous tool's."""
             if waiting and (self._interruptible or not self._executing):
-                waiting[0].cancel()
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(waiting[0].cancel)
 
         self.token.add_callback(cancelled)
         try:

@@ -837,6 +837,23 @@ async def test_cancelling_the_token_ends_the_run_and_the_call(gateway: GatewaySe
     assert end.raised is None, "cancelled is not failed: nobody knows how far it came"
 
 
+async def test_a_synchronous_tool_may_cancel_the_run_it_is_of(gateway: GatewayServer) -> None:
+    """From its own thread; nothing else wakes the agent's loop."""
+
+    def enough(cancellation_token: CancellationToken) -> str:
+        cancellation_token.cancel()
+        return "enough"
+
+    def enough_too() -> str:
+        token.cancel()
+        return "enough"
+
+    token = CancellationToken()
+    with pytest.raises(asyncio.CancelledError):
+        await FunctionTool(enough_too, "Cancels.").run_json({}, token)
+    assert await FunctionTool(enough, "Cancels.").run_json({}, CancellationToken()) == "enough"
+
+
 async def test_cancelling_the_task_of_a_run_cancels_its_tools(gateway: GatewayServer) -> None:
     """AutoGen alone would leave them running, with nobody to answer."""
     begun = asyncio.Event()
