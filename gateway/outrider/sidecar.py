@@ -330,6 +330,7 @@ def serve(settings: Settings) -> int:
     except ImportError:
         asyncio.run(_run(settings))
     else:
+        clock.ask_the_system()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings))
     return 0

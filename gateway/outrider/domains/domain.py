@@ -70,11 +70,13 @@ class Domain:
 
     def rate_wait_s(self, now: float) -> float:
         """Seconds until every bucket has a token; 0: now."""
-        return max((bucket.wait_s(now) for bucket in self.buckets), default=0.0)
+        return max([bucket.wait_s(now) for bucket in self.buckets]) if self.buckets else 0.0
 
     def rate_rejects(self, now: float) -> bool:
         """Whether a bucket that is empty now is one that rejects instead of making callers wait."""
-        return any(bucket.settings.on_limit == "reject" and bucket.wait_s(now) > 0.0 for bucket in self.buckets)
+        return bool(self.buckets) and any(
+            bucket.settings.on_limit == "reject" and bucket.wait_s(now) > 0.0 for bucket in self.buckets
+        )
 
     def take_tokens(self, now: float) -> bool:
         """A token from every bucket, or from none."""

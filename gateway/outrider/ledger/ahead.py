@@ -39,14 +39,8 @@ _FRAME: Final = struct.Struct("<II")
 _END: Final = b"\0\0\0\0"
 
 
-class _Saved(msgspec.Struct, array_like=True):
-    """One record as it lies in a frame."""
-
-    number: int
-    columns: Columns
-    body: bytes
-    payloads: list[tuple[int, bytes, str | None]]
-
+_Saved = tuple[int, Columns, bytes, list[tuple[int, bytes, str | None]]]
+"""One record as it lies in a frame: number, columns, body, payloads."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[_Saved]).decode
@@ -112,7 +106,7 @@ class Ahead:
             saved = [one for area in (self._area, self._other) for frame in area.frames() for one in _decode(frame)]
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
-        return [_entry(one) for one in sorted(saved, key=lambda one: one.number)]
+        return [_entry(one) for one in sorted(saved, key=lambda one: one[0])]
 
     def put(self, entries: Sequence[Entry]) -> bool:
         """Keep these, in the order of their numbers. False: no room; they are safe only once they are committed."""
@@ -164,20 +158,18 @@ def _fill(descriptor: int, begin: int, size: int) -> None:
 
 
 def _saved(entry: Entry) -> _Saved:
-    payloads = [(kind, kept.salt, kept.text) for kind, kept in entry.payloads]
-    return _Saved(entry.number, entry.columns, entry.body, payloads)
+    payloads = [(kind, kept.salt, kept.text) for kind, kept in entry.payloads] if entry.payloads else []
+    return entry.number, entry.columns, entry.body, payloads
 
 
 def _entry(saved: _Saved) -> Entry:
     entry = Entry()
-    entry.number = saved.number
-    entry.columns = saved.columns
-    entry.body = saved.body
-    entry.payloads = [(kind, Captured(salt, "", 0, text, "")) for kind, salt, text in saved.payloads]
+    entry.number, entry.columns, entry.body, payloads = saved
+    entry.payloads = [(kind, Captured(salt, "", 0, text, "")) for kind, salt, text in payloads]
     entry.mutations = ()
     entry.appended = 0.0
     entry.is_start = False
     entry.durable = True
     entry.ahead = True
-    entry.size = len(saved.body)
+    entry.size = len(entry.body)
     return entry

@@ -55,8 +55,9 @@ class Scribe:
 
     def __init__(self, log_id: str, incarnation: str) -> None:
         self._prefix = f'{{"v":{VERSION},"log_id":"{log_id}","seq":'.encode()
-        self._incarnation = f',"incarnation":"{incarnation}",'.encode()
+        self._incarnation = f',"incarnation":"{incarnation}",'
         self._stamps = Stamps()
+        self._ids = clock.Ids()
         self.configure(LedgerSettings())
 
     def configure(self, settings: LedgerSettings) -> None:
@@ -81,11 +82,14 @@ class Scribe:
         event, body = encode_event(event)
         ts_us = int(clock.wall() * 1e6)
         entry.columns = (ts_us, event.type, event.call_id, event.attempt, agent_name(event.agent), event.tool)
-        entry.body = b'"id":"%b","ts":"%b","mono_ns":%d%b%b%b}' % (
-            clock.new_id().encode(), self._stamps.text(ts_us).encode(), int(entry.appended * 1e9),
-            self._incarnation, body[1:-1], digests,
-        )  # fmt: skip
-        entry.size = len(entry.body) + ROW_BYTES + sum(len(kept.text or "") for _, kept in entry.payloads)
+        stamps = (
+            f'"id":"{self._ids.next(ts_us // 1000)}","ts":"{self._stamps.text(ts_us)}",'
+            f'"mono_ns":{int(entry.appended * 1e9)}{self._incarnation}'
+        )
+        entry.body = stamps.encode() + body[1:-1] + digests + b"}"
+        entry.size = len(entry.body) + ROW_BYTES
+        for _, kept in entry.payloads:
+            entry.size += len(kept.text or "")
         return entry
 
     def _keep_args(self, entry: Entry, event: Event, args: Any, redact: tuple[str, ...]) -> tuple[Event, bytes]:

@@ -10,7 +10,6 @@ Without the salt neither can be guessed back, however few values are possible.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from outrider import clock
 from outrider.redaction import RedactionPath, parse_path
 
 REDACTED: Final = "«redacted»"
@@ -138,7 +138,7 @@ class Redactor:
         ``whole`` is the SHA-256 (hex) that an agent's process made of a result of which ``value`` is only a view; the
         digest is then over that text."""
         canonical = _canonical(value)
-        salt = secrets.token_bytes(16)
+        salt = clock.random_bytes(16)
         digest = hashlib.sha256(salt + (whole.encode() or canonical)).hexdigest()
         if not record:
             return Captured(salt, digest, len(canonical), None, "")

@@ -34,7 +34,7 @@ MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 """Above either, a start is refused; an end only above twice as much."""
 MAX_BATCH: Final = 512
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
-LINGER_S: Final = 0.005
+LINGER_S: Final = 0.02
 """How long a record that nobody waits for may wait for company."""
 DOUBT_S: Final = 0.1
 """While a batch takes longer than this, nothing is acknowledged ahead of its commit: the disk may be hanging."""
@@ -82,6 +82,7 @@ class Ledger:
         self._sent_at = 0.0
         self._busy = False  # the hand holds work of ours
         self._scheduled = False
+        self._urgent = False  # somebody waits for a record in the queue
         self._linger: asyncio.TimerHandle | None = None
         self._numbers = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
@@ -215,7 +216,7 @@ class Ledger:
 
         ``args`` and ``result`` (None: there is none) are redacted by the default keys and the paths in ``redact`` and
         stored in the same transaction, where ``mutations`` run too; when those cannot be applied, the future fails with
-        their error and the record is not written. ``linger``: nobody waits for this one; it may wait 5 ms for company.
+        their error and the record is not written. ``linger``: nobody waits for this one; it may wait 20 ms for company.
         ``ahead``: the future need not wait for the commit, only until this and what was appended before it survives the
         death of this process; it then resolves with 0.
         """
@@ -261,8 +262,10 @@ class Ledger:
         if self._closing:
             return "The ledger is closed: the sidecar is shutting down."
         is_start = type_ in STARTS
-        if is_start and (trouble := self.trouble):
+        if is_start and (self._trouble is not None or self._sent) and (trouble := self.trouble):
             return f"The ledger cannot be written: {trouble}. It recovers by itself."
+        if len(self._pending) < MAX_QUEUED and self._pending_bytes < MAX_QUEUED_BYTES:
+            return ""
         room = 1 if is_start else 2
         if len(self._pending) >= room * MAX_QUEUED or self._pending_bytes >= room * MAX_QUEUED_BYTES:
             return f"The ledger is behind by {len(self._pending)} records: its disk is too slow for this load."
@@ -275,6 +278,7 @@ class Ledger:
 
     def _wake(self, linger: bool) -> None:
         """Have the queue looked at: in this turn of the loop, or a little later."""
+        self._urgent = self._urgent or not linger
         if self._busy or self._blocked or self._scheduled:
             return  # it is looked at when the hand is free, when the timer rings, or presently
         if linger:
@@ -294,6 +298,7 @@ class Ledger:
         if self._busy or self._blocked or not self._pending:
             return
         self._sent = self._take()
+        self._urgent = bool(self._pending)  # of what one batch does not hold, somebody may wait for any
         self._sent_at = clock.monotonic()
         batch = self._seal(self._sent)
         self._busy = True
@@ -333,7 +338,14 @@ class Ledger:
         if self._ahead is not None:
             self._ahead.settle(self._outstanding())
         self._forget_committed()
-        self._pump()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """The hand is free: what came meanwhile is next, unless all of it may wait for company."""
+        if self._urgent or self._blocked or len(self._pending) >= MAX_BATCH or self._flushes:
+            self._pump()
+        elif self._pending:
+            self._wake(linger=True)
 
     def _accept(self, entries: list[Entry]) -> None:
         seq = self._head.seq
