@@ -260,7 +260,7 @@ async def _ledger(services: Services, request: web.Request) -> web.Response:
 
 
 async def _written(services: Services) -> None:
-    """Let what was acknowledged reach the database, which takes some milliseconds; a disk in trouble is not waited for."""
+    """Let what was acknowledged reach the database, some milliseconds away; a disk in trouble is not waited for."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(services.ledger.flush(), FLUSH_S)
 
