@@ -1,0 +1,1 @@
+"""The frameworks' own test suites, run through the adapters: see ``docs/coverage.md``."""
