@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from outrider import clock
 from outrider.cli import main, place
 from outrider.cli.plain import safe, short
 from outrider.cli.reference import render
@@ -64,7 +65,8 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of this machine, and no folder that happens to be here."""
+    """No setting of this machine, and no folder that happens to be here; and ``serve`` sets no clock for other tests."""
+    monkeypatch.setattr(clock, "monotonic", clock.monotonic)  # what it takes for its process ends with the test
     for name in [name for name in os.environ if name.startswith("OUTRIDER_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
