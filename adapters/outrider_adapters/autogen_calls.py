@@ -107,6 +107,7 @@ class Call:
         self.name = self._name()
         self._executing = 0
         self._interruptible = False
+        self._has_result = False
 
     def _name(self) -> str:
         return str(self.holder.name)
@@ -154,7 +155,7 @@ class Call:
         async def attempt(changed: Mapping[str, Any]) -> Any:
             given = self.having(changed)
             with self.execution():
-                return await original(self.holder, *given.args, **given.kwargs)
+                return self.ended(await original(self.holder, *given.args, **given.kwargs))
 
         return attempt
 
@@ -162,11 +163,17 @@ class Call:
     def execution(self) -> Iterator[None]:
         mark = EXECUTION.set(Execution(self.holder, self.owner, self.name, self.call_id))
         self._executing += 1
+        self._has_result = False
         try:
             yield
         finally:
             self._executing -= 1
             EXECUTION.reset(mark)
+
+    def ended(self, value: Any) -> Any:
+        """What an attempt returned. A result is the call's, also for a caller whose token is cancelled from now on."""
+        self._has_result = self.failure_in(value) is None
+        return value
 
     def work_of_function(self) -> Work:
         """A synchronous function's execution, without the executor of AutoGen: a thread of that would keep the process
@@ -176,7 +183,7 @@ class Call:
         def invoke(changed: Mapping[str, Any]) -> Any:
             args = self.having(changed).get("args")
             with self.execution():
-                return _run_function(self.holder, args, self.token, self.call_id)
+                return self.ended(_run_function(self.holder, args, self.token, self.call_id))
 
         async def ainvoke(changed: Mapping[str, Any]) -> Any:
             return invoke(changed)
@@ -187,7 +194,7 @@ class Call:
 
     async def answer(self, work: Work) -> Answer:
         """The call's answer. Where AutoGen's token frees a caller it frees him here too: while a synchronous function
-        runs, and while nothing runs (an async one looks after its token itself)."""
+        runs, and while nothing runs and there is no result (an async one looks after its token itself)."""
         asking = asyncio.ensure_future(drive.acall(work))
         if self.token is None:
             return await asking
@@ -196,7 +203,7 @@ class Call:
 
         def cancelled() -> None:
             """On the thread of whoever cancelled the token, perhaps a synchronous tool's."""
-            if waiting and (self._interruptible or not self._executing):
+            if waiting and not self._has_result and (self._interruptible or not self._executing):
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(waiting[0].cancel)
 

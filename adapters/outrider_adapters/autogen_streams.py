@@ -21,7 +21,8 @@ async def stream(call: StreamCall | WorkbenchCall, original: Callable[..., Any])
         mine = object()
         newest[:] = [mine]
         with call.execution():
-            return await _hold_last(call, original(call.holder, *given.args, **given.kwargs), items, newest, mine)
+            source = original(call.holder, *given.args, **given.kwargs)
+            return call.ended(await _hold_last(call, source, items, newest, mine))
 
     asking = asyncio.ensure_future(call.answer(call.work(ainvoke=attempt)))
     asking.add_done_callback(lambda _: items.put_nowait(NOTHING))
