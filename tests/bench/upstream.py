@@ -1,14 +1,18 @@
-"""The tool server of the bench: as fast as asyncio gets, so that it is never what is measured.
+"""The tool servers of the bench: one as fast as asyncio gets, so that it is never what is measured, and an ordinary
+one, made with aiohttp as people make them.
 
-``python -m tests.bench.upstream``: prints its port; answers every request that has a Content-Length or no body with
-the same small JSON.
+``python -m tests.bench.upstream [ordinary]``: prints its port; answers every request that has a Content-Length or no
+body with the same small JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from typing import cast
+
+from aiohttp import web
 
 from tests.bench.serving import run, say, until_closed
 
@@ -51,5 +55,20 @@ async def _main() -> None:
     server.close()
 
 
+async def _ordinary() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await request.json()
+        return web.Response(body=BODY, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    say(runner.addresses[0][1])
+    await until_closed()
+    await runner.cleanup()
+
+
 if __name__ == "__main__":
-    run(_main)
+    run(_ordinary if sys.argv[1:] == ["ordinary"] else _main)
