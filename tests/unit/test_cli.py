@@ -65,7 +65,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of this machine, and no folder that happens to be here; and ``serve`` sets no clock for other tests."""
+    """No setting of this machine, no folder that happens to be here; and ``serve`` sets no clock for other tests."""
     monkeypatch.setattr(clock, "monotonic", clock.monotonic)  # what it takes for its process ends with the test
     for name in [name for name in os.environ if name.startswith("OUTRIDER_")]:
         monkeypatch.delenv(name)
