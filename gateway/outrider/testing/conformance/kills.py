@@ -26,7 +26,7 @@ class Kills:
 
     @scenario("kill before", modes=ALL)
     def test_a_kill_between_two_calls_ends_the_run(self, scene: Scene, mode: Mode) -> None:
-        """By the agent's name, while its first function runs to its end."""
+        """Engaged while the first function runs, which runs to its end."""
         first, second = scene.tool("read", Step(until="go")), scene.tool("read")
         playing = scene.begin(mode, first, second)
         scene.await_execution(first)

@@ -54,7 +54,7 @@ class Stage:
             if agent is not None:
                 agent.kill9()
         if self.proxy is not None:
-            self.proxy.__exit__(None, None, None)
+            self.proxy.stop()
         if self.gateway is not None:
             self.gateway.close()
         self.upstream.stop()
@@ -82,7 +82,8 @@ class Stage:
     def second_agent(self) -> AgentProcess:
         """A process behind a proxy, for what the first must not suffer."""
         if self.proxy is None:
-            self.proxy = WireProxy(self.sidecar.url).__enter__()
+            self.proxy = WireProxy(self.sidecar.url)
+            self.proxy.start()
         if self._second is None or not self._second.await_idle():
             self._end(self._second)
             self._second = self._new_agent(self.proxy.url, PATIENT_CONNECT_WAIT_S)
@@ -160,8 +161,7 @@ class Scene:
         return dict(receipt)
 
     def run_when_back(self, mode: Mode, *turns: str | Sequence[str]) -> Report:
-        """The same, once the agent and its sidecar have found each other again. A process that connects only when it
-        is asked for a call is given one."""
+        """The same, once the agent and its sidecar have found each other again, which they do by themselves."""
         self.await_connected()
         return self.run(mode, *turns)
 

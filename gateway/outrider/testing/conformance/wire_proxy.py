@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -31,7 +30,7 @@ class Dialect(StrEnum):
 
 
 class WireProxy:
-    """A server on a thread of its own. Use it with ``with``; connections made from then on follow ``dialect``."""
+    """A server on a thread of its own."""
 
     def __init__(self, sidecar_url: str) -> None:
         self._sidecar_url = sidecar_url
@@ -42,14 +41,11 @@ class WireProxy:
         self._dialect = Dialect.SAME
         self.url = ""
 
-    def __enter__(self) -> WireProxy:
+    def start(self) -> None:
         self._thread.start()
         wait_for(lambda: self.url, "a proxy that listens")
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10.0)
 
