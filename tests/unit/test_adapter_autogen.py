@@ -284,7 +284,8 @@ async def test_a_static_workbench_is_governed_by_its_tools_under_their_own_names
     assert [one.content for one in told(result)] == ["found a", "found b"]
     direct = await bench.call_tool("find", {"query": "c"})
     assert direct.to_text() == "found c" and direct.name == "find"
-    assert [call.open.tool for call in gateway.calls] == ["local.search", "local.search_async", "local.search"]
+    opened = [call.open.tool for call in gateway.calls]
+    assert sorted(opened[:2]) == ["local.search", "local.search_async"] and opened[2:] == ["local.search"]
     assert (await bench.call_tool("nothing", {})).to_text() == "Tool nothing not found."
 
 
@@ -610,8 +611,8 @@ async def test_arguments_that_do_not_validate_are_told_in_autogens_words_and_not
         (one,) = told(await ask(once(tool.__name__, [tool], wrong=1)))
         assert one.is_error and "Field required" in one.content and "Outrider" not in one.content
     await asyncio.to_thread(eventually, lambda: len(gateway.ends()) == 4)
-    states = [end.state for end in gateway.ends()]
-    assert ran == [] and states == ["raised", "not_started"] * 2, "what the gateway ordered again was not begun"
+    states = sorted(end.state for end in gateway.ends())
+    assert ran == [] and states == ["not_started"] * 2 + ["raised"] * 2, "what the gateway ordered again was not begun"
     (one,) = told(await ask(once("parse", [parse], text="{}")))
     assert one.is_error and "failed after 3 attempts" in one.content and ran == ["{}"] * 3
 
@@ -623,6 +624,7 @@ async def test_a_workbenchs_error_result_is_a_failed_attempt_in_its_own_words(ga
         ran.clear()
         (one,) = told(await ask(agent("a", asks(("fetch", {"title": title})), "done", workbench=Shelf())))
         assert one.is_error and words in one.content and ran == [title] * 3
+        assert (one.content == words) is (title == "lost"), "its own words stay as they are"
     assert {end.state for end in gateway.ends()} == {"raised"}
 
 
