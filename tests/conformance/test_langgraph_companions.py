@@ -1,10 +1,11 @@
 """MCP tools (langchain-mcp-adapters) and langgraph_supervisor under the LangGraph adapter, against a real sidecar.
 
-Neither belongs to the extras of this project; where one is not installed, its tests are skipped.
+Both belong to the extra "test" only.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ class Library:
         self._ran = folder / "ran"
 
     async def tools(self, **how: Any) -> dict[str, Any]:
-        client = pytest.importorskip("langchain_mcp_adapters.client")
+        client = importlib.import_module("langchain_mcp_adapters.client")
         arguments = [str(self._script), str(self._ran)]
         server = {"command": sys.executable, "args": arguments, "transport": "stdio"}
         return {one.name: one for one in await client.MultiServerMCPClient({"library": server}, **how).get_tools()}
@@ -102,7 +103,6 @@ class Library:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Library:
-    pytest.importorskip("langchain_mcp_adapters")
     return Library(tmp_path)
 
 
@@ -151,7 +151,7 @@ async def test_an_mcp_tools_own_error_is_told_and_not_repeated(gateway: GatewayP
 @pytest.mark.parametrize("sync", [True, False])
 async def test_a_supervisors_handoffs_and_its_agents_tools_are_governed(gateway: GatewayProcess, sync: bool) -> None:
     """The handoff's Command is obeyed as it was, and the worker's own call is in the same run."""
-    create_supervisor: Callable[..., Any] = pytest.importorskip("langgraph_supervisor").create_supervisor
+    create_supervisor: Callable[..., Any] = importlib.import_module("langgraph_supervisor").create_supervisor
 
     @tool
     def read_shelf(name: str) -> str:

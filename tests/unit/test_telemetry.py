@@ -140,6 +140,7 @@ def test_a_gauge_that_cannot_be_read_hides_no_other() -> None:
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """A provider for this test only: the process's own can be set once."""
+    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)  # CrewAI's tests set it for its own telemetry
     found, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(found))
     monkeypatch.setattr(module.trace, "get_tracer_provider", lambda: provider)
