@@ -234,7 +234,7 @@ def test_the_report_names_every_difference_and_its_reason() -> None:
     console = Console(record=True, width=160, file=io.StringIO())
     show(console, [verdict])
     text = console.export_text()
-    for words in ("differs", "a: passed → failed", "AssertionError: [not markup]", "1 tests end otherwise"):
+    for words in ("faults", "a: passed → failed", "AssertionError: [not markup]", "1 tests end otherwise"):
         assert words in text
     told = json.loads(json.dumps(verdict.as_json()))
     assert told["differences"] == [{"test": "a", "without": "passed", "through": "failed", "why": why}]

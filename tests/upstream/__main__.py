@@ -24,10 +24,9 @@ from tests.upstream.suites import SUITES, Suite
 from tests.upstream.workshop import Unavailable, Workshop
 
 WHY_LINES = 12
-HEADINGS = (
-    "suite", "tests", "failing without", "failing through", "calls seen", "bodies run: governed + beside", "seconds",
-    "verdict",
-)  # fmt: skip
+HEADINGS = ("suite", "tests", "failing", "calls", "bodies", "beside", "seconds", "verdict")
+"""``failing`` and ``seconds``: without the adapter / through it. ``bodies`` of tools ran inside a governed call,
+``beside`` outside of all."""
 
 
 def judge(suite: Suite, workshop: Workshop) -> Verdict:
@@ -45,18 +44,21 @@ def judge(suite: Suite, workshop: Workshop) -> Verdict:
 
 def show(console: Console, verdicts: Sequence[Verdict]) -> None:
     """The table for people, and every difference with its reason."""
-    table = Table(title="The frameworks' own tests, without the adapter and through it")
+    title = "The frameworks' own tests, without the adapter / through it"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("suite", "verdict") else "right")
+        left = heading in ("suite", "verdict")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     for one in verdicts:
         seconds = f"{one.without.seconds:.0f} / {one.through.seconds:.0f}"
-        numbers = (len(one.without.tests), len(one.without.failing), len(one.through.failing), one.through.seen.calls)
+        bodies = (sum(one.through.governed.values()), sum(one.through.direct.values()))
+        failing = f"{len(one.without.failing)} / {len(one.through.failing)}"
+        numbers = (len(one.without.tests), failing, one.through.seen.calls, *bodies)
         table.add_row(
             f"{one.suite.package} {one.version}",
             *map(str, numbers),
-            f"{sum(one.through.governed.values())} + {sum(one.through.direct.values())}",
             seconds,
-            "differs" if one.faults else "identical",
+            "faults" if one.faults else "identical",
         )
     console.print(table)
     for one in verdicts:

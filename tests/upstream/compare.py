@@ -55,7 +55,7 @@ class Verdict:
             yield f"the gateway saw {seen.calls} calls; {suite.least_calls} are known to be made"
         if self.without.adapters or self.through.adapters != (suite.adapter,):
             yield f"adapters loaded: {self.without.adapters} without, {self.through.adapters} with"
-        if beside := sum(self.through.direct.values()):
+        if (beside := sum(self.through.direct.values())) > suite.direct:
             yield f"{beside} tool bodies ran outside of every governed call: {dict(self.through.direct)}"
         if seen.refusals:
             yield f"a policy that allows everything refused: {dict(seen.refusals)}"
@@ -65,14 +65,15 @@ class Verdict:
             yield "the ledger does not verify"
 
     def as_json(self) -> Mapping[str, Any]:
+        suite = self.suite
         return {
-            "package": self.suite.package,
+            "package": suite.package,
             "version": self.version,
-            "adapter": self.suite.adapter,
+            "adapter": suite.adapter,
             "without": _numbers(self.without),
             "through": _numbers(self.through),
             "seen": asdict(self.through.seen),
-            "least": {"tests": self.suite.least_tests, "calls": self.suite.least_calls},
+            "known": {"tests": suite.least_tests, "calls": suite.least_calls, "direct": suite.direct},
             "differences": [asdict(one) for one in self.differences],
             "failing": sorted(self.without.failing),
             "faults": self.faults,
