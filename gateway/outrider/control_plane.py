@@ -35,10 +35,10 @@ from outrider.http_common import (
     Handler,
     Tokens,
     bearer,
-    errors_as_problems,
+    cross_origin,
+    guarded,
     json_response,
     problem_response,
-    refuse_cross_origin,
 )
 from outrider.ledger import query
 from outrider.ledger.writer import LedgerUnavailable
@@ -59,7 +59,7 @@ Route = Callable[[Services, web.Request], Awaitable[web.StreamResponse]]
 def control_app(services: Services, tokens: Tokens) -> web.Application:
     """The people's listener."""
     app = web.Application(
-        middlewares=[errors_as_problems, refuse_cross_origin, _own_host_only, _people_only(tokens), _refusals],
+        middlewares=[guarded(cross_origin, _own_host_only, partial(_people_only, tokens)), _refusals],
         client_max_size=MAX_BODY_BYTES,
     )
     for method, path, route in ROUTES:
@@ -71,18 +71,14 @@ def control_app(services: Services, tokens: Tokens) -> web.Application:
 # ── who may ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _people_only(tokens: Tokens) -> Any:
-    @web.middleware
-    async def people_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN_PATHS:
-            return await handler(request)
-        kind = tokens.kind(bearer(request))
-        reads_metrics = request.path == "/metrics" and request.method == "GET"
-        if kind == "admin" or (kind == "metrics" and reads_metrics):
-            return await handler(request)
-        return _refused_credential(kind, bool(bearer(request)))
-
-    return people_only
+def _people_only(tokens: Tokens, request: web.Request) -> web.Response | None:
+    if request.path in OPEN_PATHS:
+        return None
+    kind = tokens.kind(bearer(request))
+    reads_metrics = request.path == "/metrics" and request.method == "GET"
+    if kind == "admin" or (kind == "metrics" and reads_metrics):
+        return None
+    return _refused_credential(kind, bool(bearer(request)))
 
 
 def _refused_credential(kind: str | None, given: bool) -> web.Response:
@@ -96,14 +92,13 @@ def _refused_credential(kind: str | None, given: bool) -> web.Response:
     return problem_response(Code.UNAUTHENTICATED, detail)
 
 
-@web.middleware
-async def _own_host_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+def _own_host_only(request: web.Request) -> web.Response | None:
     """A page whose name was pointed at this machine is of the same origin to a browser, so a browser must have asked
     for an address or for localhost. Programs may use any name."""
     browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
     if browser and not _is_own(request.url.host or ""):
         return problem_response(Code.FORBIDDEN, "Browsers reach this listener by its address or as localhost only.")
-    return await handler(request)
+    return None
 
 
 def _is_own(host: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -15,12 +15,11 @@ from outrider.calls import Agent, Call, Outcome, Principal
 from outrider.errors import Code
 from outrider.flight import Flight
 from outrider.http_common import (
-    Handler,
     Tokens,
     bearer,
-    errors_as_problems,
+    cross_origin,
+    guarded,
     problem_response,
-    refuse_cross_origin,
     respond_problem,
 )
 from outrider.policy.current import CurrentPolicy
@@ -56,7 +55,7 @@ class DataPlane:
 def data_app(plane: DataPlane) -> web.Application:
     """The agents' listener."""
     app = web.Application(
-        middlewares=[errors_as_problems, refuse_cross_origin, _agents_only(plane.tokens)],
+        middlewares=[guarded(cross_origin, partial(_agents_only, plane.tokens))],
         client_max_size=64 * 1024 * 1024,  # the policy's own, smaller limit is applied while reading
     )
 
@@ -77,18 +76,15 @@ def data_app(plane: DataPlane) -> web.Application:
     return app
 
 
-def _agents_only(tokens: Tokens) -> Any:
-    @web.middleware
-    async def agents_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN_PATHS or tokens.kind(bearer(request)) == "agent":
-            return await handler(request)
-        if not bearer(request):
-            detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (agent.token in the data folder)."
-        else:
-            detail = "This is not the agents' token of this sidecar."
-        return problem_response(Code.UNAUTHENTICATED, detail)
-
-    return agents_only
+def _agents_only(tokens: Tokens, request: web.Request) -> web.Response | None:
+    token = bearer(request)
+    if tokens.kind(token) == "agent" or request.path in OPEN_PATHS:
+        return None
+    if not token:
+        detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (agent.token in the data folder)."
+    else:
+        detail = "This is not the agents' token of this sidecar."
+    return problem_response(Code.UNAUTHENTICATED, detail)
 
 
 async def _call(plane: DataPlane, request: web.Request) -> web.Response:

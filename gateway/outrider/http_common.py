@@ -20,6 +20,8 @@ from outrider.settings import Settings, Tls
 
 log = logging.getLogger("outrider.http")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Guard = Callable[[web.Request], web.Response | None]
+"""Says no to a request, or nothing."""
 PROBLEM_TYPE = "application/problem+json"
 MIN_TOKEN_CHARS = 16
 encode_json = msgspec.json.Encoder(enc_hook=str).encode
@@ -113,28 +115,35 @@ def json_response(body: Any, status: int = 200) -> web.Response:
     return web.Response(body=encode_json(body), status=status, content_type="application/json")
 
 
-@web.middleware
-async def refuse_cross_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+def cross_origin(request: web.Request) -> web.Response | None:
     """A page of another origin may not use a person's browser to reach this listener."""
     origin = request.headers.get("Origin")
     foreign = origin is not None and origin != f"{request.scheme}://{request.host}"
     if foreign or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
         return problem_response(Code.FORBIDDEN, "Requests from pages of another origin are refused.")
-    return await handler(request)
+    return None
 
 
-@web.middleware
-async def errors_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error answer is a problem object: the framework's own ones and faults of ours."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return respond_problem(_of_http_error(request, error))
-    except Exception:
-        log.exception("a route failed", extra={"path": request.path})
-        return problem_response(Code.INTERNAL, "A fault in Outrider; see the sidecar's log.")
+def guarded(*guards: Guard) -> Any:
+    """A middleware: the guards in order, then the route. Every error answer is a problem object, the framework's own
+    ones and faults of ours; a guard that errs refuses."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            for guard in guards:
+                if (refusal := guard(request)) is not None:
+                    return refusal
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return respond_problem(_of_http_error(request, error))
+        except Exception:
+            log.exception("a route failed", extra={"path": request.path})
+            return problem_response(Code.INTERNAL, "A fault in Outrider; see the sidecar's log.")
+
+    return middleware
 
 
 def _of_http_error(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
