@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from outrider.testing import conformance
+from outrider.testing.conformance.agent import AgentProcess
 from outrider.testing.conformance.scenario import scenarios_of
+from tests.support.adapters import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "conformance.md"
@@ -90,6 +95,40 @@ def test_what_a_driver_raises_is_shown(tmp_path: Path) -> None:
     )
     done = suite(tmp_path, raising, "-k", "denied and sync and not async")
     assert "the driver raised what it should have told" in done.stdout and "ZeroDivisionError" in done.stdout
+
+
+class ForkingDriver(conformance.Driver):
+    """Leaves a child behind that never ends."""
+
+    def install(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+            os._exit(0)
+        Path("child").write_text(str(pid))
+
+    def run(self, tools: Sequence[conformance.Tool], turns: conformance.Turns) -> conformance.Ran:
+        raise AssertionError("nothing is played here")
+
+
+def test_what_an_agents_process_forked_ends_with_it(tmp_path: Path) -> None:
+    """Nothing of a broken adapter is left running."""
+    agent = AgentProcess(ForkingDriver(), tmp_path / "agent", {})
+    try:
+        agent.await_ready()
+        child = Path(f"/proc/{(tmp_path / 'agent' / 'child').read_text()}/stat")
+        assert child.exists()
+    finally:
+        agent.kill9()
+    eventually(lambda: has_ended(child))
+
+
+def has_ended(stat: Path) -> bool:
+    """Gone, or waited for by nobody."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def test_importing_the_suite_imports_no_framework() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,7 @@ class AgentProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
                 cwd=folder,
+                start_new_session=True,  # so that what it forked ends with it
             )
         self._within_s = driver.start_within_s
 
@@ -87,9 +90,9 @@ class AgentProcess:
         return self._playing
 
     def kill9(self) -> None:
-        """SIGKILL."""
-        if self.alive:
-            self._process.kill()
+        """SIGKILL, to what it forked too."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
