@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.adapters import adapters, imports
 from tests.bench.baselines import start_envoy, start_plain_proxy
 from tests.bench.client import http_request, timing
 from tests.bench.figures import Case, Effort, Findings
@@ -333,6 +334,8 @@ CASES: dict[str, Case] = {
     "policy_size": policy_size,
     "ledger_size": ledger_size,
     "footprint": footprint,
+    "adapters": adapters,
+    "imports": imports,
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from outrider.policy.load import check
+from tests.bench.adapters_fresh import PACKAGES
 from tests.bench.cases import CASES
 from tests.bench.figures import SMOKE, Findings
 from tests.bench.report import as_json, machine, show
@@ -34,6 +35,24 @@ def test_a_case_finds_its_figures(name: str, tmp_path: Path) -> None:
     assert WANTED[name] in console.export_text()
     told = json.dumps(as_json(machine(tmp_path), [findings], quick=True))
     assert str(tmp_path) not in told
+
+
+def test_the_bench_of_the_adapters_loses_no_call(tmp_path: Path) -> None:
+    """Every framework's real way to execute a tool, by one thread and by 32; each governed call is in the ledger, once."""
+    figures = {figure.what: figure for figure in CASES["adapters"](tmp_path, SMOKE).figures}
+    for framework in ("langgraph", "crewai", "autogen"):
+        lost = figures[f"{framework}: calls whose end the ledger lacks or has twice"]
+        assert figures[f"{framework}: governed calls in all"].value > 0 and lost.met
+        added = [what for what in figures if what.startswith(f"{framework}, ") and "added, p50" in what]
+        assert len(added) == 4 and all(figures[what].met is not None for what in added)
+
+
+def test_the_bench_installs_every_adapter_in_a_fresh_process(tmp_path: Path) -> None:
+    """What that adds is judged."""
+    figures = {figure.what: figure for figure in CASES["imports"](tmp_path, SMOKE).figures}
+    for framework, package in PACKAGES.items():
+        assert figures[f"{framework}: import {package}"].value > 0
+        assert figures[f"{framework}: added by importing and installing the adapter"].met is not None
 
 
 def test_the_policies_of_the_bench_are_sound(tmp_path: Path) -> None:
