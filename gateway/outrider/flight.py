@@ -8,6 +8,7 @@ ledger, asking what became of an interrupted attempt) runs to its end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
@@ -133,7 +134,7 @@ class Flight:
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
         "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
-        "unheard", "verdict",
+        "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -151,6 +152,7 @@ class Flight:
         self.children = 0
         self.foreign_parent = False  # it names a live call as its parent that is not of who made it
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
+        self.unwritten: list[Callable[[], object]] = []  # records that nobody waits for, soon to be written, in order
         self.unheard = False  # its caller left before the answer
         self.degraded_by = ""
         self.verdict: Verdict | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from outrider.calls import Agent, Attempt, Effect, Outcome, OutcomeKind
+from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
@@ -35,8 +37,31 @@ class Recorder:
         self._ledger = ledger
         self._unresolved = unresolved
 
+    # ── what nobody waits for is written while the upstream works, and before anything else is said of the call ───────
+
+    def _soon(self, flight: Flight, write: Callable[[], object]) -> None:
+        if not flight.unwritten:
+            asyncio.get_running_loop().call_soon(_in_passing, flight)
+        flight.unwritten.append(write)
+
     def received(self, flight: Flight) -> None:
-        call = flight.call
+        self._soon(flight, partial(self._received, flight, flight.call, _paths(flight)))
+
+    def decided(self, flight: Flight, tool: str, decision: Decision) -> None:
+        self._soon(flight, partial(self._decided, flight, tool, decision))
+
+    def attempt_started(self, flight: Flight, attempt: Attempt) -> None:
+        """Of a read."""
+        self._soon(flight, partial(self._attempt_started, flight, attempt, _upstream(flight)))
+
+    def intended(self, flight: Flight, attempt: Attempt) -> asyncio.Future[int]:
+        """The start of an attempt with effects: on disk when the future resolves."""
+        _write(flight)
+        return self._attempt_started(flight, attempt, _upstream(flight))
+
+    # ── the records ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _received(self, flight: Flight, call: Call, redact: tuple[str, ...]) -> None:
         event = Event(
             type=EventType.CALL_RECEIVED,
             call_id=call.id,
@@ -51,9 +76,9 @@ class Recorder:
             trace_id=call.traceparent[3:35],
             enforcement="cooperative" if call.origin else "network",
         )
-        self._ledger.append(event, linger=True, args=call.args, redact=_paths(flight))
+        self._ledger.append(event, linger=True, args=call.args, redact=redact)
 
-    def decided(self, flight: Flight, tool: str, decision: Decision) -> None:
+    def _decided(self, flight: Flight, tool: str, decision: Decision) -> None:
         data: dict[str, Any] = {}
         if decision.shadows:
             data["shadows"] = [{"rule": rule, "effect": effect} for rule, effect in decision.shadows]
@@ -73,9 +98,7 @@ class Recorder:
             linger=True,
         )
 
-    def attempt_started(self, flight: Flight, attempt: Attempt) -> asyncio.Future[int]:
-        """On disk when the future resolves, for a tool with effects."""
-        assert flight.plan is not None
+    def _attempt_started(self, flight: Flight, attempt: Attempt, upstream: str) -> asyncio.Future[int]:
         call = flight.call
         event = Event(
             type=EventType.ATTEMPT_STARTED,
@@ -84,7 +107,7 @@ class Recorder:
             run_id=call.run,
             agent=_who(call.agent),
             tool=attempt.tool,
-            upstream=flight.plan.upstream.name,
+            upstream=upstream,
             effect=attempt.effect.value,
             idempotency_key=attempt.idempotency_key,
             enforcement="cooperative" if call.origin else "network",
@@ -95,6 +118,7 @@ class Recorder:
         return self._ledger.append(event, durable=effects, linger=not effects)
 
     def attempt_finished(self, flight: Flight, attempt: Attempt, outcome: Outcome, took_s: float) -> None:
+        _write(flight)
         failure = outcome.failure
         text = failure.text if failure is not None else outcome.detail
         event = Event(
@@ -119,6 +143,7 @@ class Recorder:
         self, flight: Flight, outcome: Outcome, took_s: float, mutations: Sequence[Mutation]
     ) -> asyncio.Future[int]:
         """The call's one end. It survives this process when the future resolves; only then is the caller answered."""
+        _write(flight)
         call = flight.call
         refused = flight.attempts == 0 and not outcome.ok
         event = Event(
@@ -167,6 +192,23 @@ class Recorder:
 
     def _strict(self, flight: Flight, effect: Effect) -> bool:
         return flight.policy.ledger.durability == "strict" and effect.has_effects
+
+
+def _write(flight: Flight) -> None:
+    while flight.unwritten:
+        flight.unwritten[0]()
+        del flight.unwritten[0]
+
+
+def _in_passing(flight: Flight) -> None:
+    """What fails here is tried again by whoever says the next thing of this call, and there it is that call's error."""
+    with contextlib.suppress(Exception):
+        _write(flight)
+
+
+def _upstream(flight: Flight) -> str:
+    assert flight.plan is not None
+    return flight.plan.upstream.name
 
 
 def _who(agent: Agent) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from outrider.errors import Misconfigured
 from outrider.ledger import ahead as ahead_module
 from outrider.ledger import writer
-from outrider.ledger.ahead import FILE, Ahead
+from outrider.ledger.ahead import FILE, Ahead, caught_up
 from outrider.ledger.query import tail
 from outrider.ledger.verify import verify
 from outrider.ledger.writer import Ledger
@@ -89,6 +90,27 @@ async def test_secrets_are_redacted_before_they_reach_the_file(tmp_path: Path) -
     """It holds what the ledger will hold."""
     await crashed(tmp_path)
     assert b"s3cret" not in (tmp_path / FILE).read_bytes()
+
+
+async def test_a_reader_waits_for_what_was_acknowledged_before_it_asked(tmp_path: Path) -> None:
+    """However much is acknowledged meanwhile; and not for a sidecar that was killed."""
+    async with opened(tmp_path) as ledger:
+        assert caught_up(tmp_path, 5.0)
+        for n in range(3):
+            await ledger.append(event(CALL_FINISHED, f"c{n}"), ahead=True)
+        assert not caught_up(tmp_path, 0.0)  # the loop stands still meanwhile
+
+        async def go_on() -> None:
+            while True:
+                await ledger.append(event(CALL_FINISHED, "later"), ahead=True)
+                await asyncio.sleep(0)
+
+        others = asyncio.ensure_future(go_on())
+        assert await asyncio.to_thread(caught_up, tmp_path, 20.0)
+        assert {record["call_id"] for record in tail(tmp_path, 9, after_seq=0)} >= {"c0", "c1", "c2"}
+        others.cancel()
+    await crashed(tmp_path)
+    assert not caught_up(tmp_path, 0.05)
 
 
 async def test_without_room_in_the_file_an_end_waits_for_its_commit(

@@ -522,13 +522,13 @@ async def test_an_attempt_is_not_sent_through_a_breaker_that_opened_while_its_in
     async with Rig(tmp_path) as rig:
         assert (await rig.call("up.read")).ok
         (domain,) = rig.domains
-        write = rig.supervisor._recorder.attempt_started
+        write = rig.supervisor._recorder.intended
 
         def opens_meanwhile(*call: Any) -> Any:
             domain.breaker.force_open(now())
             return write(*call)
 
-        monkeypatch.setattr(rig.supervisor._recorder, "attempt_started", opens_meanwhile)
+        monkeypatch.setattr(rig.supervisor._recorder, "intended", opens_meanwhile)
         outcome = await rig.call("up.write")
         assert (outcome.code, outcome.kind) == (Code.BREAKER_OPEN, OutcomeKind.NOT_EXECUTED)
         assert rig.upstream.count() == 1

@@ -22,7 +22,7 @@ from outrider.cli.fault import CliError
 from outrider.cli.options import Data, Json, Reason, people
 from outrider.cli.place import data_folder
 from outrider.cli.plain import safe, short
-from outrider.cli.shown import as_json, say, table
+from outrider.cli.shown import as_json, say, table, warn
 
 FOLLOW_EVERY_S = 0.5
 FOLLOW_AT_ONCE = 1000
@@ -87,10 +87,22 @@ class Sidecar:
         return list(answer.body["records"]) if answer.ok else []
 
 
+def _caught_up(folder: Path) -> Path:
+    """The folder, once its database has what was acknowledged before now."""
+    from outrider.ledger import ahead
+
+    if not ahead.caught_up(folder):
+        warn(
+            f"Warning: some acknowledged records are not in the database yet, they lie in {folder / ahead.FILE}. "
+            "A running sidecar writes them soon; those of one that was killed are written by the next start."
+        )
+    return folder
+
+
 def source(data: Path | None) -> Source:
     """The folder where one is meant, else the sidecar that the environment names."""
     asked = data is None and not os.environ.get("OUTRIDER_DATA") and bool(os.environ.get("OUTRIDER_CONTROL_URL"))
-    return Sidecar(people(None)) if asked else Folder(data_folder(data))
+    return Sidecar(people(None)) if asked else Folder(_caught_up(data_folder(data)))
 
 
 def wanted(query: dict[str, Any]) -> Any:
@@ -214,7 +226,7 @@ def export(
     """Write every record, oldest first. Lines of JSON are those that were hashed, byte for byte."""
     from outrider.ledger import query
 
-    folder, chosen = data_folder(data), wanted({"since": since, "until": until})
+    folder, chosen = _caught_up(data_folder(data)), wanted({"since": since, "until": until})
     if out is None:
         query.export(folder, sys.stdout, format=format_, wanted=chosen)
         return
@@ -255,7 +267,7 @@ def verify(
     """Check every record of the ledger, offline or while a sidecar runs. Exit code 1 names the first bad one."""
     from outrider.ledger.verify import verify as check_all
 
-    report = check_all(data_folder(data), expect_head=expect_head, expect_seq=expect_seq)
+    report = check_all(_caught_up(data_folder(data)), expect_head=expect_head, expect_seq=expect_seq)
     if json:
         as_json(report.as_dict())
     elif report.first_bad is not None:

@@ -22,6 +22,7 @@ import contextlib
 import mmap
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,12 +30,15 @@ from typing import Final
 
 import msgspec
 
+from outrider import clock
 from outrider.ledger.entry import Columns, Entry
 from outrider.ledger.redact import Captured
 
 FILE: Final = "ahead"
 AREA_BYTES: Final = 1024 * 1024
 """Room for the records of some 500 short calls in each of the two areas; what does not fit waits for its commit."""
+PATIENCE_S: Final = 0.5
+LOOK_S: Final = 0.005
 _FRAME: Final = struct.Struct("<II")
 _END: Final = b"\0\0\0\0"
 
@@ -137,6 +141,29 @@ class Ahead:
     def close(self) -> None:
         with contextlib.suppress(BufferError):
             self._memory.close()
+
+
+def caught_up(folder: Path, patience_s: float = PATIENCE_S) -> bool:
+    """Wait, on this thread, until the database has what was acknowledged before now. False: it did not come to that;
+    the sidecar's disk is in trouble, or the sidecar was killed and no other has started since."""
+    first = _first_frames(folder)
+    until = clock.monotonic() + patience_s
+    while any(first):
+        if clock.monotonic() > until:
+            return False
+        time.sleep(LOOK_S)
+        first = [before if before == now else b"" for before, now in zip(first, _first_frames(folder), strict=True)]
+    return True
+
+
+def _first_frames(folder: Path) -> list[bytes]:
+    """Size and checksum of the first frame of each area, empty where there is none: an area is emptied as a whole."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            heads = [(file.seek(begin), file.read(_FRAME.size))[1] for begin in (0, AREA_BYTES)]
+    except OSError:
+        return []
+    return [head if head[: len(_END)] != _END else b"" for head in heads]
 
 
 def _map(path: Path, size: int) -> mmap.mmap:

@@ -57,7 +57,7 @@ class Journal:
             detail = "The ledger is larger than ledger.maxSize allows, and the policy then refuses calls with effects."
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
         try:
-            await self._recorder.attempt_started(flight, attempt)
+            await self._recorder.intended(flight, attempt)
         except LedgerUnavailable as error:
             detail = f"The intent to call {attempt.tool} could not be written to the ledger; nothing was sent: {error}"
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.LEDGER_UNAVAILABLE, detail=detail, stage=STAGE)
