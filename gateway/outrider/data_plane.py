@@ -121,8 +121,9 @@ async def _body(request: web.Request, limit: int) -> bytes | None:
 
 async def _read(request: web.Request, limit: int) -> bytes | None:
     """What is declared is believed unless the body is compressed: what counts is what it unpacks to."""
-    if request.content_length is not None and "Content-Encoding" not in request.headers:
-        return await request.read() if request.content_length <= limit else None
+    declared = request.content_length
+    if declared is not None and "Content-Encoding" not in request.headers:
+        return await request.read() if declared <= limit else None
     parts: list[bytes] = []
     size = 0
     async for chunk in request.content.iter_any():

@@ -50,10 +50,10 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.idle_since = 0.0
         self._waiter: asyncio.Future[Answer] | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._begin(head_only=False, limit=0)
 
     def _begin(self, *, head_only: bool, limit: int) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._head_only = head_only
         self._limit = limit
         self._head_bytes = 0  # while the headers are not whole, so that a line without end is noticed
@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
         assert secured is not None
+        self._parser = httptools.HttpResponseParser(self)  # the proxy's answer is not the beginning of the server's
         self.connection_made(secured)
         return self
 
