@@ -15,6 +15,7 @@ from outrider.policy.plans import Limits, Plan, Upstream
 from outrider.upstreams import local as local_module
 from outrider.upstreams.local import LocalUpstream
 from outrider.upstreams.local_machine import TABLE, WAITING, Do, Event, State, step
+from outrider.upstreams.local_outcomes import of_finished
 from outrider.wire import Abort, Aborted, Ack, Ended, Execute, Finished, FromGateway, Raised
 
 pytestmark = pytest.mark.looptime
@@ -195,6 +196,23 @@ async def test_every_end_that_is_not_a_result_has_its_outcome(
         (Effect.READ, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
     ],
 )
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("raised", OutcomeKind.DEFINITE),
+        ("returned", OutcomeKind.DEFINITE),
+        ("not_started", OutcomeKind.DEFINITE),
+        ("cancelled", OutcomeKind.UNKNOWN),
+        ("timed_out", OutcomeKind.UNKNOWN),
+        ("suspended", OutcomeKind.SUSPENDED),
+    ],
+)
+def test_an_exception_told_beside_a_state_is_not_proof_against_it(state: Any, kind: OutcomeKind) -> None:
+    """A cancelled write that raised because it was cancelled may have run; one that is said not to have begun did."""
+    frame = Finished("c1", 1, state, Raised("builtins.ValueError", "no"))
+    assert of_finished(frame, Effect.WRITE).kind is kind
+
+
 async def test_the_policy_says_what_a_failed_connection_inside_a_function_proves(
     world: World, effect: Effect, proves: Any, kind: OutcomeKind, reason: Reason, code: Code
 ) -> None:

@@ -15,11 +15,16 @@ LEAVE_TRACES = frozenset({Effect.WRITE, Effect.KEYED})
 NEVER_BEGAN = "The function never began, and never will."
 
 
+SAYS_NOTHING_ELSE = frozenset({"returned", "not_started"})
+"""States that an exception contradicts: it tells of a function that ran. A function that was cancelled, timed out or
+suspended may well have raised because of that, which proves nothing."""
+
+
 def of_finished(finished: Finished, effect: Effect = Effect.WRITE, *, connect_proves: bool = False) -> Outcome:
     """The outcome of an attempt by its adapter's own word. A late one, whose effect nobody remembers, is a write.
 
     ``connect_proves``: a failed connection inside the function proves that nothing was done (the policy's word)."""
-    if finished.raised is not None or finished.state == "raised":
+    if finished.state == "raised" or (finished.state in SAYS_NOTHING_ELSE and finished.raised is not None):
         outcome = _raised(finished, effect)
         doubtful = outcome.kind is OutcomeKind.NOT_EXECUTED and not connect_proves and effect in LEAVE_TRACES
         return in_part(outcome, effect) if doubtful else outcome
