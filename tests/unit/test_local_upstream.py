@@ -187,16 +187,6 @@ async def test_every_end_that_is_not_a_result_has_its_outcome(
 
 
 @pytest.mark.parametrize(
-    ("effect", "proves", "kind", "reason", "code"),
-    [
-        (Effect.WRITE, "not_executed", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
-        (Effect.WRITE, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
-        (Effect.KEYED, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
-        (Effect.IDEMPOTENT, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
-        (Effect.READ, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
-    ],
-)
-@pytest.mark.parametrize(
     ("state", "kind"),
     [
         ("raised", OutcomeKind.DEFINITE),
@@ -213,6 +203,16 @@ def test_an_exception_told_beside_a_state_is_not_proof_against_it(state: Any, ki
     assert of_finished(frame, Effect.WRITE).kind is kind
 
 
+@pytest.mark.parametrize(
+    ("effect", "proves", "kind", "reason", "code"),
+    [
+        (Effect.WRITE, "not_executed", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+        (Effect.WRITE, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
+        (Effect.KEYED, "unknown", UNKNOWN, Reason.RESET, Code.OUTCOME_UNKNOWN),
+        (Effect.IDEMPOTENT, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+        (Effect.READ, "unknown", NOT_EXECUTED, Reason.CONNECT, Code.UPSTREAM_FAILED),
+    ],
+)
 async def test_the_policy_says_what_a_failed_connection_inside_a_function_proves(
     world: World, effect: Effect, proves: Any, kind: OutcomeKind, reason: Reason, code: Code
 ) -> None:
