@@ -38,7 +38,7 @@ def test_a_case_finds_its_figures(name: str, tmp_path: Path) -> None:
 
 
 def test_the_bench_of_the_adapters_loses_no_call(tmp_path: Path) -> None:
-    """Every framework's real way to execute a tool, by one thread and by 32; each governed call is in the ledger, once."""
+    """Every framework's real way to execute a tool, by one thread and by 32; the ledger has each governed call once."""
     figures = {figure.what: figure for figure in CASES["adapters"](tmp_path, SMOKE).figures}
     for framework in ("langgraph", "crewai", "autogen"):
         lost = figures[f"{framework}: calls whose end the ledger lacks or has twice"]
