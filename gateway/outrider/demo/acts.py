@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from outrider.demo import tasks
+from outrider.demo.clerks import act
+from outrider.demo.clerks.office import Prepared
 from outrider.demo.measure import How, Pass, times
 from outrider.demo.processes import Sidecar
 from outrider.demo.stage import Stage
@@ -24,14 +26,23 @@ AFTERMATH_S = 0.8
 """How long it is watched that nothing begins any more: the time of three refunds."""
 
 
-async def play(stage: Stage, sidecar: Sidecar, control: Control, without: Pass, folder: Path) -> Story:
-    """All acts with Outrider, and what was seen in them."""
+async def play(
+    stage: Stage,
+    sidecar: Sidecar,
+    control: Control,
+    without: Pass,
+    clerks: asyncio.Task[Prepared] | None,
+    folder: Path,
+) -> Story:
+    """All acts with Outrider, and what was seen in them. ``clerks``: of the other frameworks, as soon as they are
+    ready."""
     async with Watch(control, stage.view) as watch:
         await _faults(stage, watch)
         await _side_effects(stage, watch, control)
         await _dead_service(stage, watch)
         await _rule(stage, watch)
         kill = await _kill_switch(stage, watch, control)
+        compared = await act.play(stage.view, clerks, watch, control) if clerks is not None else None
         await watch.catch_up()
     governed = await stage.measure()
     stage.view.act(
@@ -41,7 +52,7 @@ async def play(stage: Stage, sidecar: Sidecar, control: Control, without: Pass, 
     exit_code = await sidecar.end()
     report, tampered = await asyncio.to_thread(_verify_twice, sidecar.data, folder / "tampered")
     _show_ledger(stage, report, tampered)
-    return Story(without, governed, watch.records, watch.breakers, kill, report, tampered, exit_code)
+    return Story(without, governed, watch.records, watch.breakers, kill, report, tampered, exit_code, compared)
 
 
 async def _talk(stage: Stage, watch: Watch, task: Task) -> None:

@@ -16,7 +16,8 @@ from langchain.agents import create_agent
 
 from outrider.demo.model import GAVE_UP, ScriptedModel
 from outrider.demo.tasks import DESK, NIGHT_SHIFT, TASKS, Task
-from outrider.demo.tools import desk_tools, night_tools, tell
+from outrider.demo.telling import tell
+from outrider.demo.tools import desk_tools, night_tools
 
 TOOLS = {DESK: desk_tools, NIGHT_SHIFT: night_tools}
 MAX_STEPS = 1000

@@ -21,6 +21,12 @@ class How(StrEnum):
     STOPPED = "stopped"  # a kill switch ended the run
 
 
+HOW = {"answered": How.ANSWERED, "gave_up": How.GAVE_UP, "raised": How.CRASHED}
+"""What an agent's process calls them."""
+KILLED = "Killed"
+"""The exception by which the adapters end a killed run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How one task ended, the agent's last words or the error, and how long it took in seconds."""
@@ -29,6 +35,13 @@ class Ending:
     how: How
     text: str
     took_s: float
+
+    @classmethod
+    def of(cls, task: str, told: Mapping[str, Any], took_s: float) -> Ending:
+        """What the agent's process told of it."""
+        error = told.get("error", "")
+        how = How.STOPPED if error == KILLED else HOW[told["how"]]
+        return cls(task, how, f"{error}: {told['text']}" if error else told["text"], took_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 Record = Mapping[str, Any]
 
@@ -18,6 +18,23 @@ class Line:
     tool: str
     mark: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallLine:
+    """A whole call in one line. ``marks``: one for each attempt."""
+
+    agent: str
+    tool: str
+    marks: tuple[str, ...]
+    text: str
+
+
+class Teller(Protocol):
+    """Makes lines of records."""
+
+    def hear(self, record: Record) -> Line | CallLine | None:
+        """One record, in the ledger's order; most often there is nothing to show."""
 
 
 @dataclass(slots=True)
@@ -62,11 +79,9 @@ class Narrator:
         paused = _pause(call, record)
         call.ended = _seconds(record["ts"])
         number = f"attempt {call.attempts}{paused}: "
-        if record["outcome"] == "ok":
-            return Line(call.agent, call.tool, "good", f"{number}answered")
-        if record.get("failure") == "stopped":
-            return Line(call.agent, call.tool, "stop", f"{number}interrupted")
-        return Line(call.agent, call.tool, "bad", number + _failure(record))
+        texts = {"good": "answered", "stop": "interrupted", "bad": failure(record)}
+        mark = attempt_mark(record)
+        return Line(call.agent, call.tool, mark, number + texts[mark])
 
     def _finished(self, record: Record) -> Line | None:
         call = self._calls.pop(record["call_id"], None)
@@ -128,7 +143,15 @@ def _pause(call: _Call, record: Record) -> str:
     return f", {max(0.0, began - call.ended):.2f} s later"
 
 
-def _failure(record: Record) -> str:
+def attempt_mark(record: Record) -> str:
+    """How an attempt went."""
+    if record["outcome"] == "ok":
+        return "good"
+    return "stop" if record.get("failure") == "stopped" else "bad"
+
+
+def failure(record: Record) -> str:
+    """Why an attempt failed, in words."""
     if record.get("failure") == "status":
         return f"HTTP {record.get('status')}"
     return FAILURES.get(record.get("failure", ""), str(record.get("detail", "")))

@@ -20,7 +20,7 @@ END_S = 5.0
 """How long a process may take to end before it is killed."""
 LOG_LINES = 12
 
-_FOREIGN = ("OUTRIDER_", "LANGSMITH_", "LANGCHAIN_", "OTEL_")
+_FOREIGN = ("OUTRIDER_", "LANGSMITH_", "LANGCHAIN_", "CREWAI_", "AUTOGEN_", "OTEL_")
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy"}
 
 
@@ -171,16 +171,11 @@ class Sidecar(Program):
 
 
 class AgentProcess(Program):
-    """A LangGraph agent. ``ends`` maps a task to how it ended; ``ran`` lists its in-process functions that ran."""
+    """A program with agents. ``ends`` maps a task to how it ended; ``ran`` lists the in-process functions that it told
+    of."""
 
-    def __init__(self, agent: str, folder: Path, shop_url: str, sidecar: Sidecar | None = None) -> None:
-        arguments = [sys.executable, "-m", "outrider.demo.agent", agent]
-        env = surroundings(SHOP_URL=shop_url)
-        if sidecar is not None:
-            arguments = [sys.executable, "-m", "outrider", "run", "--agent", agent, "--", *arguments]
-            env |= sidecar.agent_surroundings
-        super().__init__(f"{agent} {'with' if sidecar else 'without'}", arguments, folder, env)
-        self.agent = agent
+    def __init__(self, name: str, arguments: list[str], folder: Path, env: Mapping[str, str]) -> None:
+        super().__init__(name, arguments, folder, env)
         self.is_ready = False
         self.ends: dict[str, dict[str, Any]] = {}
         self.ran: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,12 @@ import aiohttp
 from outrider import clock
 from outrider.demo import tasks
 from outrider.demo.measure import Ending, How, Pass
-from outrider.demo.processes import AgentProcess, Server, Sidecar, TooLate
+from outrider.demo.processes import AgentProcess, Server, Sidecar, TooLate, surroundings
 from outrider.demo.tasks import DESK, NIGHT_SHIFT, Task
 from outrider.demo.view import View
 
 TASK_S = 20.0
 """No task takes longer, unless it is stuck."""
-ENDINGS = {"answered": How.ANSWERED, "gave_up": How.GAVE_UP, "raised": How.CRASHED}
-KILLED = "Killed"
-"""The exception by which the adapter ends a killed run."""
 
 
 @dataclass(slots=True)
@@ -38,8 +36,8 @@ class Stage:
         cls, stack: AsyncExitStack, view: View, folder: Path, server: Server, sidecar: Sidecar | None = None
     ) -> Stage:
         """Start both agents, under Outrider where there is a sidecar. They are not ready yet."""
-        desk = await stack.enter_async_context(AgentProcess(DESK, folder, server.url, sidecar))
-        night = await stack.enter_async_context(AgentProcess(NIGHT_SHIFT, folder, server.url, sidecar))
+        desk = await stack.enter_async_context(_agent(DESK, folder, server, sidecar))
+        night = await stack.enter_async_context(_agent(NIGHT_SHIFT, folder, server, sidecar))
         return cls(view, server, desk, night)
 
     async def ready(self) -> None:
@@ -60,10 +58,7 @@ class Stage:
         except TooLate:
             ending = Ending(task.id, How.STUCK, f"no answer after {timeout_s:g} s, and none will come", timeout_s)
         else:
-            error = told.get("error", "")
-            how = How.STOPPED if error == KILLED else ENDINGS[told["how"]]
-            text = f"{error}: {told['text']}" if error else told["text"]
-            ending = Ending(task.id, how, text, clock.monotonic() - began)
+            ending = Ending.of(task.id, told, clock.monotonic() - began)
         self.endings[task.id] = ending
         return ending
 
@@ -79,3 +74,13 @@ class Stage:
         async with aiohttp.ClientSession() as session, session.get(f"{self.server.url}/counts") as response:
             counts = await response.json()
         return Pass(dict(self.endings), counts, (*self.desk.ran, *self.night.ran))
+
+
+def _agent(name: str, folder: Path, server: Server, sidecar: Sidecar | None) -> AgentProcess:
+    """Plain LangGraph; under Outrider the same program, with ``outrider run`` in front of it."""
+    python = [sys.executable, "-m"]
+    program, env = [*python, "outrider.demo.agent", name], surroundings(SHOP_URL=server.url)
+    if sidecar is None:
+        return AgentProcess(f"{name} without", program, folder, env)
+    program = [*python, "outrider", "run", "--agent", name, "--", *program]
+    return AgentProcess(f"{name} with", program, folder, {**env, **sidecar.agent_surroundings})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from outrider import clock
 from outrider.demo import acts, tasks
+from outrider.demo.clerks.choice import Choice
+from outrider.demo.clerks.office import prepared
 from outrider.demo.measure import How, Pass, times
 from outrider.demo.processes import Server, Sidecar
 from outrider.demo.stage import Stage
@@ -20,10 +22,11 @@ STUCK_S = 4.0
 """Without a timeout a call to a service that hangs waits for ever; this is how long the demonstration watches it."""
 
 
-async def tell(view: View, folder: Path) -> Story:
+async def tell(view: View, folder: Path, choice: Choice) -> Story:
     """Everything. Raises Unexpected when it cannot go on. Whatever happens, all processes have ended afterwards.
 
-    The agents of the second pass start while the first one runs, because importing LangGraph takes seconds."""
+    The agents of the second pass start while the first one runs, because importing LangGraph takes seconds; so does
+    what goes before the act of the other frameworks."""
     began = clock.monotonic()
     async with AsyncExitStack() as stack:
         view.foot("starting two tool servers")
@@ -34,12 +37,15 @@ async def tell(view: View, folder: Path) -> Story:
         plain = await Stage.build(stack, view, folder, servers[0])
         await asyncio.gather(sidecar.ready(), plain.ready())
         governed = await Stage.build(stack, view, folder, servers[1], sidecar)
+        clerks = None
+        if choice.together:
+            clerks = await stack.enter_async_context(prepared(folder, choice.playing, sidecar))
         without = await _without(plain)
         await plain.end()
         view.foot("waiting for the same two agents under Outrider")
         await governed.ready()
         control = await stack.enter_async_context(Control(sidecar.control_url, sidecar.data))
-        story = await acts.play(governed, sidecar, control, without, folder)
+        story = await acts.play(governed, sidecar, control, without, clerks, folder)
     story.took_s = clock.monotonic() - began
     story.claims = check(story)
     return story

@@ -8,16 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from outrider.demo import tasks
+from outrider.demo.clerks import compare
+from outrider.demo.clerks.compare import Comparison
 from outrider.demo.measure import How, Pass
 from outrider.demo.upstream import RETRY_AFTER_S
 from outrider.ledger.verify import Report
 
 Record = Mapping[str, Any]
+Answer = tuple[bool, Any]
 
 
 @dataclass(slots=True)
 class Kill:
-    """A kill and its aftermath. ``began_after`` are attempts of that agent that the ledger holds after the kill."""
+    """A kill and its aftermath. What the ledger has begun behind the kill's record and before its receipt, the receipt
+    names."""
 
     receipt: dict[str, Any]
     refunds_when_stopped: int = 0
@@ -26,7 +30,8 @@ class Kill:
 
 @dataclass(slots=True)
 class Story:
-    """What was seen. ``records`` is the ledger; ``tampered`` is what verify says of a copy with one word changed."""
+    """What was seen. ``records`` is the ledger; ``tampered`` is what verify says of a copy with one word changed;
+    ``clerks`` is None where no other framework took part."""
 
     without: Pass
     governed: Pass
@@ -36,6 +41,7 @@ class Story:
     report: Report
     tampered: Report
     sidecar_exit: int | None
+    clerks: Comparison | None = None
     took_s: float = 0.0
     claims: list[Claim] = field(default_factory=list)
 
@@ -91,18 +97,19 @@ def _seconds(record: Record) -> float:
 
 def check(story: Story) -> list[Claim]:
     """Every claim of the story. A question that cannot even be asked makes its claim false."""
-    claims = []
     ledger = Ledger(story.records)
-    for text, ask in CLAIMS:
-        try:
-            true, found = ask(story, ledger)
-        except (LookupError, ValueError) as error:
-            true, found = False, f"{type(error).__name__}: {error}"
-        claims.append(Claim(text, true, str(found)))
+    claims = [_checked(text, ask, story, ledger) for text, ask in CLAIMS]
+    if story.clerks is not None:
+        claims += [_checked(text, ask, story.clerks, story.records) for text, ask in compare.CLAIMS]
     return claims
 
 
-Answer = tuple[bool, Any]
+def _checked(text: str, ask: Callable[..., Answer], *seen: Any) -> Claim:
+    try:
+        true, found = ask(*seen)
+    except (LookupError, ValueError, StopIteration) as error:
+        true, found = False, f"{type(error).__name__}: {error}"
+    return Claim(text, true, str(found))
 
 
 def _dropped(story: Story, ledger: Ledger) -> Answer:
@@ -175,7 +182,8 @@ def _killed(story: Story, ledger: Ledger) -> Answer:
 def _nothing_after(story: Story, ledger: Ledger) -> Answer:
     engaged = ledger.of("kill.engaged")[0]["seq"]
     starts = ledger.of("attempt.started", tool="local.refund")
-    after = [record["seq"] for record in starts if record["seq"] > engaged]
+    named = {call["call_id"] for call in story.kill.receipt["calls"]}
+    after = [record["seq"] for record in starts if record["seq"] > engaged and record["call_id"] not in named]
     found = (after, len(starts), story.kill.refunds_later)
     return not after and story.kill.refunds_later <= len(starts), found
 
@@ -265,6 +273,7 @@ def as_dict(story: Story) -> dict[str, Any]:
         "answered_by_the_fallback": len(Ledger(story.records).degraded()),
         "breaker": list(story.breakers.get("stock", [])),
         "kill": story.kill.receipt,
+        **_of_the_clerks(story.clerks),
         "ledger": {
             "verified": story.report.ok,
             "records": story.report.records,
@@ -273,6 +282,10 @@ def as_dict(story: Story) -> dict[str, Any]:
         },
         "claims": [{"claim": claim.text, "true": claim.true, "found": claim.found} for claim in story.claims],
     }
+
+
+def _of_the_clerks(clerks: Comparison | None) -> dict[str, Any]:
+    return {} if clerks is None else {"frameworks": compare.as_dict(clerks), "kill_of_all": clerks.receipt}
 
 
 def rows(story: Story) -> list[tuple[str, str, str]]:

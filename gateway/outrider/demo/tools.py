@@ -1,6 +1,6 @@
 """The agents' tools, as anyone would write them: some ask a service over HTTP, some are functions of this process.
 
-Nothing here imports Outrider. A tool that asks a service says in its metadata which tool of the policy it is: there
+Nothing here knows of Outrider. A tool that asks a service says in its metadata which tool of the policy it is: there
 Outrider asks the service itself. Every other one is governed where it runs, as ``local.NAME``.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,18 +15,11 @@ from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
+from outrider.demo.telling import tell
+
 SHOP_URL = "SHOP_URL"
 """The environment variable with the address of the tool server."""
 REFUND_S = 0.25
-
-_lock = threading.Lock()
-
-
-def tell(event: str, **fields: Any) -> None:
-    """One line of JSON for the demonstration, which watches."""
-    with _lock:
-        sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-        sys.stdout.flush()
 
 
 def _ask(path: str, args: dict[str, Any]) -> Any:

@@ -19,8 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from outrider.demo import summary
+from outrider.demo.clerks import compare
+from outrider.demo.clerks.duties import COMPARED
 from outrider.demo.measure import Ending, How
-from outrider.demo.narrator import Line
+from outrider.demo.narrator import CallLine, Line
 from outrider.demo.summary import Story
 from outrider.demo.tasks import Task
 
@@ -29,6 +31,9 @@ WIDTH = 100
 MARGIN = 3
 WHO_WIDTH = 12
 TOOL_WIDTH = 21
+CLERK_WIDTH = 15
+CLERK_TOOL_WIDTH = 18
+MARKS_WIDTH = 5
 PROMPT_WIDTH = 28
 HOW_WIDTH = 10
 MAX_WORDS = 150
@@ -104,17 +109,39 @@ class View:
         fault = f"  ({task.fault})" if task.fault else ""
         self._row((_who(task.agent), WHO_WIDTH), (Text.assemble(f"“{task.prompt}”", (fault, "dim")), None))
 
-    def line(self, line: Line) -> None:
+    def question(self, prompt: str, fault: str) -> None:
+        """A person asks all agents; beside it, what will go wrong."""
+        self._row((Text.assemble(f"“{prompt}”", (f"  ({fault})", "dim")), None))
+
+    def line(self, line: Line | CallLine) -> None:
         """One thing that happened."""
+        if isinstance(line, CallLine):
+            self._call(line)
+            return
         mark, style = MARKS[line.mark]
         words = Text(line.text, style if line.mark == "stop" else "")
         tool = ((Text(line.tool, "cyan"), TOOL_WIDTH),) if line.tool else ()
         self._row((Text(""), WHO_WIDTH), *tool, (Text(mark, style), 1), (words, None))
 
+    def _call(self, line: CallLine) -> None:
+        """A whole call, with a mark for each attempt."""
+        marks = Text(" ").join(Text(*MARKS[mark]) for mark in line.marks)
+        self._row(
+            (_who(line.agent), CLERK_WIDTH),
+            (Text(line.tool, "cyan"), CLERK_TOOL_WIDTH),
+            (marks, MARKS_WIDTH),
+            (Text(line.text), None),
+        )
+
     def answered(self, agent: str, words: str, *, good: bool = True) -> None:
         """The agent's last word."""
         style = "green" if good else "yellow"
         self._row((_who(agent), WHO_WIDTH), (Text("⇒", style), 1), (Text(_short(words), style), None))
+
+    def all_answered(self, words: str, *, good: bool = True) -> None:
+        """The last word of several agents."""
+        style = "green" if good else "yellow"
+        self._row((Text("⇒", style), 1), (Text(words, style), None))
 
     def breaker(self, key: str, state: str) -> None:
         """A breaker changed its state."""
@@ -125,14 +152,16 @@ class View:
         self._row((Text.assemble(("$ ", "dim"), (text, "bold")), None))
 
     def receipt(self, receipt: Mapping[str, Any]) -> None:
-        """What a kill did."""
+        """What a kill did. Calls of the same tool that fared alike share a line."""
         counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in receipt["counts"].items() if count)
         text = f"{receipt['scope']} stopped in {receipt['took_ms']:.0f} ms; under way: {counts or 'nothing'}"
         self._row((Text("receipt", "bold"), WHO_WIDTH), (Text(text), None))
+        alike: dict[tuple[str, str], list[str]] = {}
         for call in receipt["calls"]:
-            text = f"{call['tool']} of {call['agent']}: {call['result'].replace('_', ' ')}"
-            if call["result"] == "unknown":
-                text += " (it had begun, and a function that runs cannot be stopped)"
+            alike.setdefault((call["tool"], call["result"]), []).append(call["agent"])
+        for (tool, result), agents in alike.items():
+            note = " (begun, and a function that runs cannot be stopped)" if result == "unknown" else ""
+            text = f"{tool} of {', '.join(agents)}: {result.replace('_', ' ')}{note}"
             self._row((Text(""), WHO_WIDTH), (Text(text), None))
 
     def verdict(self, good: bool, text: str) -> None:
@@ -147,12 +176,31 @@ class View:
         self.act("What would have failed", "The same agents, the same tasks, the same faults; counted, not estimated.")
         self._foot.stop()
         self._table(summary.rows(story))
+        if story.clerks is not None:
+            self._frameworks(compare.rows(story.clerks))
         false = [claim for claim in story.claims if not claim.true]
         for claim in false:
             self.verdict(False, f"not so: {claim.text} (found: {claim.found})")
         if not false:
-            text = f"{len(story.claims)} claims checked against the ledger and the tool server's own counts: all true."
+            text = f"{len(story.claims)} claims checked against the ledger and the tools' own counts: all true."
             self.verdict(True, f"{text} {story.took_s:.0f} s.")
+
+    def hint(self, text: str) -> None:
+        """What more there would be to see; may be nothing."""
+        if text:
+            self._row((Text(text, style="dim"), None))
+
+    def _frameworks(self, rows: Sequence[Sequence[str]]) -> None:
+        table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+        table.add_column("how often a function ran")
+        for duty in COMPARED:
+            table.add_column(duty.title, justify="right")
+        for row in rows:
+            table.add_row(*(_two_coloured(cell) for cell in row))
+        self._row((table, None))
+        text = "without Outrider → with it; ✓ answered, ✗ not. The model never tries again by itself."
+        self._row((Text(text, style="dim"), None))
+        self._console.print()
 
     def _table(self, rows: Sequence[tuple[str, str, str]]) -> None:
         table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
@@ -182,6 +230,12 @@ class View:
 
 def _who(agent: str) -> Text:
     return Text(agent, style="bold")
+
+
+def _two_coloured(cell: str) -> Text:
+    """Without Outrider, and with it."""
+    before, arrow, after = cell.partition(" → ")
+    return Text.assemble((before, "red"), arrow, (after, "green")) if arrow else Text(cell)
 
 
 def _short(words: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from outrider.demo.narrator import Narrator
+from outrider import clock
+from outrider.demo.narrator import Narrator, Teller
 from outrider.demo.processes import Unexpected
 from outrider.demo.view import View
 
@@ -53,14 +54,15 @@ class Control:
 
 
 class Watch:
-    """Shows each new record. ``records`` are all so far; ``breakers`` the states of each breaker, in order."""
+    """Shows each new record, in the words of ``teller``. ``records`` are all so far; ``breakers`` the states of each
+    breaker, in order."""
 
     def __init__(self, control: Control, view: View) -> None:
         self.records: list[Record] = []
         self.breakers: dict[str, list[str]] = {}
         self._control = control
         self._view = view
-        self._narrator = Narrator()
+        self.teller: Teller = Narrator()
         self._looking = asyncio.Lock()
         self._following: asyncio.Task[None]
 
@@ -87,14 +89,16 @@ class Watch:
         page = await self._control.get(f"/v1/ledger?after={len(self.records)}&limit={PAGE}")
         for record in page["records"]:
             self.records.append(record)
-            line = self._narrator.hear(record)
+            line = self.teller.hear(record)
             if line is not None:
                 self._view.line(line)
         self._look_at_breakers(shown)
         self._view.foot(self._state())
 
     def _look_at_breakers(self, shown: Mapping[str, Any]) -> None:
-        domains = [domain for upstream in shown["upstreams"] for domain in upstream["domains"]]
+        """Those of services. A function has one for each agent, which would tell the same again and again."""
+        upstreams = [upstream for upstream in shown["upstreams"] if upstream["name"] != "local"]
+        domains = [domain for upstream in upstreams for domain in upstream["domains"]]
         for key, state in ((domain["key"], domain["breaker"]["state"]) for domain in domains):
             states = self.breakers.setdefault(key, ["closed"])
             if states[-1] != state:
@@ -107,6 +111,14 @@ class Watch:
         not_closed = [f"{key} {states[-1]}" for key, states in self.breakers.items() if states[-1] != "closed"]
         breakers = ", ".join(not_closed) or "all closed"
         return f"calls {len(ended)} · attempts {attempts} · breakers: {breakers} · ledger {len(self.records)} records"
+
+    async def until(self, true: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until the records say so. Raises Unexpected when they do not in time."""
+        deadline = clock.monotonic() + timeout_s
+        while not true():
+            if clock.monotonic() > deadline:
+                raise Unexpected(f"The ledger did not tell of {what} within {timeout_s:g} s.")
+            await asyncio.sleep(EVERY_S)
 
     def of(self, kind: str, **fields: Any) -> list[Record]:
         """The records of a type that have these fields."""
