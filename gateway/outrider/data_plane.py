@@ -32,6 +32,7 @@ MAX_DEADLINE_MS = 86_400_000
 MAX_NAME_CHARS = 200
 BODY_S = 30.0
 """How long a request's body may take to arrive."""
+AGENTS_TOKEN = Principal("token:agent")
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 _decode_body = msgspec.json.Decoder(CallBody).decode
 _encode_answer = msgspec.json.Encoder(enc_hook=str).encode
@@ -146,7 +147,7 @@ def to_call(body: bytes, request: web.Request) -> Call:
         tool=_name(asked.tool, "tool"),
         args=asked.args,
         agent=Agent(name=agent),
-        principal=Principal("token:agent"),
+        principal=AGENTS_TOKEN,
         run=_one_of(request, "Outrider-Run", asked.run, "run"),
         session=_name(asked.session or "", "session"),
         parent=_name(asked.parent or "", "parent"),

@@ -22,9 +22,12 @@ class Deadline:
             total_s, whose = wanted_ms / 1000, "the caller's deadline"
         now = clock.monotonic()
         flight.deadline = now + total_s
-        verdict = Verdict(Cause.DEADLINE, f"The call did not end within {total_s:g} s ({whose}).")
-        timer = asyncio.get_running_loop().call_at(flight.deadline, flight.stop, verdict)
+        timer = asyncio.get_running_loop().call_at(flight.deadline, _passed, flight, total_s, whose)
         try:
             return await following(flight)
         finally:
             timer.cancel()
+
+
+def _passed(flight: Flight, total_s: float, whose: str) -> None:
+    flight.stop(Verdict(Cause.DEADLINE, f"The call did not end within {total_s:g} s ({whose})."))
