@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+import pytest
 
 LIMIT_S = 60.0
 COMMAND = [sys.executable, "-m", "outrider", "demo", "--json"]
@@ -21,8 +27,11 @@ class Footprint:
 
     def __init__(self, folder: Path) -> None:
         self.mark = uuid4().hex
-        self.folder = folder
-        self.env = {**os.environ, "DEMO_MARK": self.mark, "TMPDIR": str(folder)}
+        self.folder = folder / "tmp"
+        self.home = folder / "home"
+        self.folder.mkdir()
+        self.home.mkdir()
+        self.env = {**os.environ, "DEMO_MARK": self.mark, "TMPDIR": str(self.folder), "HOME": str(self.home)}
 
     def processes(self) -> list[str]:
         """The command lines of those that run."""
@@ -39,23 +48,75 @@ class Footprint:
             return False
 
     def files(self) -> list[Path]:
-        return list(self.folder.iterdir())
+        return [*self.folder.iterdir(), *self.home.iterdir()]
+
+
+class Tallies:
+    """Keeps the files in which the clerks' functions count themselves: the demonstration removes its folder, a second
+    name for a file stays."""
+
+    def __init__(self, footprint: Footprint, kept: Path) -> None:
+        self._footprint = footprint
+        self._kept = kept
+        self._over = threading.Event()
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _follow(self) -> None:
+        while not self._over.wait(0.05):
+            for file in self._footprint.folder.glob("*/*.tally"):
+                with contextlib.suppress(OSError):  # it has its second name, or is gone
+                    (self._kept / file.name).hardlink_to(file)
+
+    def counts(self, how: str) -> Counter[tuple[str, str]]:
+        """By clerk and function; ``how`` is ``with`` or ``without``."""
+        lines = (self._kept / f"clerks-{how}.tally").read_text().splitlines()
+        return Counter((line["clerk"], line["tool"]) for line in map(json.loads, lines))
+
+
+def run_demo(footprint: Footprint, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """To its end; the last line's JSON, empty where there is none."""
+    ended = subprocess.run(
+        [*COMMAND, *options],
+        env=footprint.env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=110,
+        check=False,
+    )
+    return ended, json.loads(ended.stdout.splitlines()[-1]) if ended.stdout else {}
 
 
 def test_everything_happens_as_told(tmp_path: Path) -> None:
-    """Exit 0, in time, the summary as the last line, no write twice, the ledger verified, nothing left behind."""
+    """With all frameworks: exit 0, in time, the summary as the last line, no write twice, the ledger verified, nothing
+    left behind, and the frameworks' figures are what their tools counted."""
     footprint = Footprint(tmp_path)
+    tallies = Tallies(footprint, tmp_path)
     began = time.monotonic()
-    ended = subprocess.run(
-        COMMAND, env=footprint.env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=110, check=False
-    )
+    with tallies.following():
+        ended, told = run_demo(footprint)
     took_s = time.monotonic() - began
-    told = json.loads(ended.stdout.splitlines()[-1]) if ended.stdout else {}
     false = [claim for claim in told.get("claims", []) if not claim["true"]]
     assert ended.returncode == 0, f"{false}\n{ended.stderr[-6000:]}"
     assert took_s < LIMIT_S
-    assert told["ok"] is True and len(told["claims"]) >= 20 and false == []
+    assert told["ok"] is True and len(told["claims"]) >= 27 and false == []
 
+    check_the_back_office(told)
+    check_the_frameworks(told, tallies)
+    assert footprint.processes() == []
+    assert footprint.files() == []
+
+
+def check_the_back_office(told: dict[str, Any]) -> None:
     without, governed = told["without_outrider"], told["with_outrider"]
     assert governed["writes_executed_twice"] == 0 < without["writes_executed_twice"]
     assert governed["writes_lost"] == 0 < without["writes_lost"]
@@ -67,7 +128,40 @@ def test_everything_happens_as_told(tmp_path: Path) -> None:
     assert told["kill"]["scope"] == "agent:night-shift" and told["kill"]["calls"]
     assert told["ledger"]["verified"] is True and told["ledger"]["records"] > 100
 
-    assert footprint.processes() == []
+
+ALONE = {"clerk_langgraph": (1, 1, 1), "clerk_crewai": (1, 1, 1), "clerk_react": (3, 6, 6), "clerk_autogen": (1, 1, 1)}
+"""How often each framework executes a function that fails twice, always, and after it acted, by itself."""
+
+
+def check_the_frameworks(told: dict[str, Any], tallies: Tallies) -> None:
+    frameworks = told["frameworks"]
+    assert {figures["framework"] for figures in frameworks.values()} == {"langgraph", "crewai", "autogen"}
+    assert told["frameworks_left_out"] == {}
+    counted = {how: tallies.counts(how) for how in ("with", "without")}
+    for clerk, figures in frameworks.items():
+        for how, counts in counted.items():
+            for duty, figure in figures[f"{how}_outrider"].items():
+                assert figure["executed"] == counts[clerk, TOOLS[duty]], (clerk, how, duty)
+        alone, governed = figures["without_outrider"], figures["with_outrider"]
+        assert tuple(alone[duty]["executed"] for duty in COMPARED) == ALONE[clerk]
+        assert tuple(governed[duty]["executed"] for duty in COMPARED) == (3, 3, 1), clerk
+        assert [governed[duty]["ended"] for duty in COMPARED] == ["completed", "gave_up", "gave_up"], clerk
+        assert governed["endless"]["ended"] == "stopped" and governed["endless"]["executed"] >= 2, clerk
+    assert told["kill_of_all"]["scope"] == "agent:clerk_*"
+    assert {call["agent"] for call in told["kill_of_all"]["calls"]} <= set(frameworks)
+
+
+TOOLS = {"fails_twice": "find_parcel", "never_works": "weigh_parcel", "answer_lost": "pay_back", "endless": "remind"}
+COMPARED = ("fails_twice", "never_works", "answer_lost")
+
+
+def test_langgraph_alone(tmp_path: Path) -> None:
+    """As in an environment that has nothing else: the act of the other frameworks is left out, and all else is told."""
+    footprint = Footprint(tmp_path)
+    ended, told = run_demo(footprint, "--frameworks", "langgraph")
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    assert told["ok"] is True and "frameworks" not in told and "Other frameworks" not in ended.stderr
+    assert len(told["claims"]) >= 20
     assert footprint.files() == []
 
 
@@ -95,7 +189,19 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     assert footprint.files() == []
 
 
-def test_a_killed_demonstration_leaves_no_process_behind(tmp_path: Path) -> None:
+def agents_start(folder: Path) -> bool:
+    """Those that the sidecar, then ready, governs."""
+    return any(folder.rglob("*-with.log"))
+
+
+def clerks_remind(folder: Path) -> bool:
+    """In every framework an endless loop is under way."""
+    reminded = [line for file in folder.rglob("clerks-with.tally") for line in file.read_text().splitlines()]
+    return {json.loads(line)["clerk"] for line in reminded if '"remind"' in line} == set(ALONE)
+
+
+@pytest.mark.parametrize("moment", [agents_start, clerks_remind])
+def test_a_killed_demonstration_leaves_no_process_behind(tmp_path: Path, moment: Callable[[Path], bool]) -> None:
     """SIGKILL lets it end nothing: its children see that it is gone. Its folder stays, with nobody to remove it."""
     footprint = Footprint(tmp_path)
     demo = subprocess.Popen(
@@ -107,16 +213,17 @@ def test_a_killed_demonstration_leaves_no_process_behind(tmp_path: Path) -> None
         start_new_session=True,
     )
     try:
-        _wait_until(lambda: any(tmp_path.rglob("*-with.log")))  # the agents that the sidecar, then ready, governs
+        _wait_until(lambda: moment(footprint.folder))
         assert any(" serve " in line for line in footprint.processes())
     finally:
         demo.kill()
         demo.wait()
     _wait_until(lambda: footprint.processes() == [])
+    assert list(footprint.home.iterdir()) == []
 
 
 def _wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)

@@ -80,8 +80,8 @@ def _agents(choice: Choice) -> str:
     """Who plays."""
     from outrider.demo.clerks.choice import TITLES
 
-    others = " and ".join(TITLES[name] for name in choice.playing[1:])
-    return "LangGraph agents" + (f", a few of {others}," if others else "")
+    *others, last = (TITLES[name] for name in choice.playing)
+    return f"agents of {', '.join(others)} and {last}" if others else "two LangGraph agents"
 
 
 def _run(view: View, choice: Choice) -> Story:

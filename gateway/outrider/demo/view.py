@@ -198,7 +198,7 @@ class View:
         for row in rows:
             table.add_row(*(_two_coloured(cell) for cell in row))
         self._row((table, None))
-        text = "without Outrider → with it; ✓ answered, ✗ not. The model never tries again by itself."
+        text = "without Outrider → with it; ✓ answered, ✗ not; the model never tries again"
         self._row((Text(text, style="dim"), None))
         self._console.print()
 

@@ -44,6 +44,6 @@ def _words(record: Record, call: _Call) -> str:
     if code == "killed":
         return "stopped by the kill switch"
     if code == "outcome_unknown":
-        return "it may have run: not repeated, and the model is told"
+        return "may have run, so it is not repeated"
     why = call.failures[-1] if call.failures else record.get("detail", code)
     return f"{why}; the model is told"
