@@ -128,8 +128,8 @@ def _judge(title: str, way: str, found: dict[str, Rounds], findings: Findings) -
 
 
 def _mean_ms(rounds: Rounds, name: str) -> float:
-    """With what the framework does between two calls: CrewAI's handlers of events run on threads of their own, and in
-    a process without Outrider, whose tools never wait, mostly after the call that they belong to."""
+    """With all that the framework does for a call: CrewAI's handlers of events run on threads of their own, and where
+    the tool never waits, as here without Outrider, mostly after the call that they belong to."""
     return 1000 / rounds.median(name, "calls_per_s")
 
 

@@ -17,11 +17,13 @@ AsyncAsk = Callable[[str], Callable[[], Awaitable[str]]]
 
 @dataclass
 class Ways:
-    """Those of one framework. ``ran``: the ids that its tools were executed with."""
+    """Those of one framework. ``ran``: the ids that its tools were executed with. ``settle``: waits for what the
+    framework does on threads of its own after a call was answered; a later call must not pay for it."""
 
     sync: dict[str, Ask] = field(default_factory=dict)
     on_loop: dict[str, AsyncAsk] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
+    settle: Callable[[], object] = lambda: None
 
 
 def langgraph() -> Ways:
@@ -72,13 +74,14 @@ def langgraph() -> Ways:
 def crewai() -> Ways:
     """What CrewAI's executor does with one call of a model: by function calling, and written as text (ReAct)."""
     from crewai.agents.parser import AgentAction
+    from crewai.events.event_bus import crewai_event_bus
     from crewai.tools import tool
     from crewai.utilities.agent_utils import execute_single_native_tool_call, setup_native_tools
     from crewai.utilities.tool_utils import execute_tool_and_check_finality
 
     from tests.support.scripted_crewai import agent, crew, llm
 
-    ways = Ways()
+    ways = Ways(settle=crewai_event_bus.flush)
 
     @tool("read_crewai")
     def read_crewai(id: str) -> str:

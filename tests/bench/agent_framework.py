@@ -87,6 +87,7 @@ class Agent:
             self._together(lambda: self._one(way, calls // concurrency, log, pause_s, asyncio.run), concurrency)
         else:
             self._one(way, calls, log, pause_s, self._runner.run)
+        self._ways.settle()
         seconds = time.perf_counter() - began
         self._check(log, calls // concurrency * concurrency)
         return {"wrong": 0, "sample": "", **timing(log.took_ns, seconds)}
