@@ -44,6 +44,11 @@ def _installed(findings: Findings) -> list[str]:
     return there
 
 
+def _rounds(effort: Effort) -> int:
+    """Half of the other cases', for there are three frameworks."""
+    return -(-effort.rounds // 2)
+
+
 # ── a call ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -84,9 +89,10 @@ def adapters(folder: Path, effort: Effort) -> Findings:
         data = folder / "data"
         sidecar = start_sidecar(household, "sidecar", policy(NO_UPSTREAM), data)
         noise = Noise(household)
+        rounds = _rounds(effort)
         for framework in _installed(findings):
             pair = Pair(household, sidecar, framework)
-            _framework(framework, pair, lambda some: interleaved(some, effort.rounds, noise), effort, findings)
+            _framework(framework, pair, lambda some: interleaved(some, rounds, noise), effort, findings)
             pair.stop()
             asked[framework] = pair.asked
         sidecar.child.stop()
@@ -167,7 +173,7 @@ def imports(folder: Path, effort: Effort) -> Findings:
         env = QUIET | sidecar.environment() | {"CREWAI_STORAGE_DIR": str(folder / "crewai")}
         for framework in _installed(findings):
             subjects = {how: _fresh(household, framework, how, env) for how in ("alone", "governed")}
-            found = interleaved(subjects, -(-effort.rounds // 2), noise)
+            found = interleaved(subjects, _rounds(effort), noise)
             findings.keep(framework, found)
             _judge_import(framework, found, findings)
     findings.took_s = time.monotonic() - began
