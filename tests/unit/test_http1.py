@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import os
+import socket
 import ssl
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +18,7 @@ import pytest
 
 from outrider.upstreams import http1
 from outrider.upstreams.http1 import MAX_HEAD_BYTES, Answer, Origin
-from outrider.upstreams.unpack import TooLarge, Unreadable
+from outrider.upstreams.unpack import BITE_BYTES, MAX_PARTS, TooLarge, Unreadable, unpack
 from tests.support.certificates import certificate
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -203,6 +207,80 @@ async def test_a_cancelled_exchange_closes_its_connection() -> None:
         assert not origin._idle and not origin._busy
 
 
+async def test_an_exchange_cancelled_in_the_moment_of_its_answer_leaves_no_connection_behind() -> None:
+    """The answer is whole and nobody took it: neither kept nor under way, the connection would be nobody's to close."""
+    async with served(OK, OK) as server, origin_of(server) as origin:
+        task: asyncio.Task[Answer] = asyncio.ensure_future(
+            origin.exchange(
+                origin.request("GET", "/x", {}, None), head_only=False, limit=9, connect_s=2, on_send=lambda: None
+            )
+        )
+        while not origin._busy:
+            await asyncio.sleep(0)
+        (connection,) = origin._busy
+        while connection._waiter is None:
+            await asyncio.sleep(0)
+        finish = connection._finish
+
+        def finish_and_cancel() -> None:
+            finish()
+            task.cancel()
+
+        connection._finish = finish_and_cancel  # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert connection.transport is not None and connection.transport.is_closing()
+
+
+async def test_trailers_without_end_are_cut_off_while_they_come() -> None:
+    """Not once they are whole: that may be never."""
+    sent = 0
+    cut = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX: ")
+        with contextlib.suppress(OSError):
+            while sent < 512 * MAX_HEAD_BYTES:
+                writer.write(b"a" * MAX_HEAD_BYTES)
+                await writer.drain()
+                sent += MAX_HEAD_BYTES
+        cut.set()
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    origin = Origin(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", None, use_env_proxy=False)
+    with pytest.raises(Unreadable, match="longer than"):
+        await ask(origin)
+    await asyncio.wait_for(cut.wait(), 10)
+    assert sent < 512 * MAX_HEAD_BYTES
+    origin.close()
+    listener.close()
+
+
+async def test_what_came_unasked_while_the_loop_was_busy_is_nobodys_answer_either() -> None:
+    """It waits in the socket when the connection is taken for the next request."""
+    writers: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                writers.append(peer)
+                peer.recv(4096)
+                peer.sendall(OK)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        origin = Origin(f"http://127.0.0.1:{listener.getsockname()[1]}", None, use_env_proxy=False)
+        await ask(origin)
+        writers[0].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+        assert (await ask(origin)).body == b"hi" and len(writers) == 2
+        origin.close()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 async def test_the_answer_to_head_has_no_body() -> None:
     """Whatever its length says."""
     async with served(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n") as server, origin_of(server) as origin:
@@ -254,6 +332,22 @@ async def test_a_packed_answer_is_unpacked(encoding: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {name}\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
     async with served(head + packed) as server, origin_of(server) as origin:
         assert (await ask(origin)).body == b"hello"
+
+
+def test_an_answer_packed_in_very_many_parts_is_refused() -> None:
+    """Unpacking costs for each part, also for an empty one: a small answer could hold up the loop for minutes."""
+    assert unpack(gzip.compress(b"a") * MAX_PARTS, "gzip", 2 * MAX_PARTS) == b"a" * MAX_PARTS
+    with pytest.raises(Unreadable, match="parts"):
+        unpack(gzip.compress(b"") * (MAX_PARTS + 1), "gzip", 1000)
+
+
+def test_an_answer_larger_than_one_bite_is_unpacked_whole() -> None:
+    """However its parts lie in it; one that ends too early is not."""
+    noise = os.urandom(3 * BITE_BYTES)
+    parts = gzip.compress(noise) + gzip.compress(b"") + gzip.compress(noise[:BITE_BYTES]) + gzip.compress(b"end")
+    assert unpack(parts, "gzip", len(parts)) == noise + noise[:BITE_BYTES] + b"end"
+    with pytest.raises(Unreadable, match="too early"):
+        unpack(parts[:-1], "gzip", len(parts))
 
 
 @pytest.mark.parametrize("packed", [b"x" * 1001, gzip.compress(b"x" * 1001)])

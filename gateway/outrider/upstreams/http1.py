@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import select
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ KEEPALIVE_S: Final = 4.0
 """Idle connections are dropped before common servers drop them (5 s): a write on a connection that the server has just
 closed would be an unknown outcome for nothing."""
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of an answer's status line and headers, interim answers included."""
+"""Of an answer's status line and headers, interim answers and trailers included."""
 _LONG_HEAD: Final = f"the answer's headers are longer than {MAX_HEAD_BYTES} bytes"
 _OURS: Final = frozenset({"content-length", "transfer-encoding", "connection"})
 """Headers that say where a request ends: never anybody else's word."""
@@ -50,13 +51,14 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.idle_since = 0.0
         self._waiter: asyncio.Future[Answer] | None = None
+        self._poll = select.poll()
         self._parser = httptools.HttpResponseParser(self)
         self._begin(head_only=False, limit=0)
 
     def _begin(self, *, head_only: bool, limit: int) -> None:
         self._head_only = head_only
         self._limit = limit
-        self._head_bytes = 0  # while the headers are not whole, so that a line without end is noticed
+        self._head_bytes = 0  # of what is not body, as it comes, so that a line without end is noticed
         self._named_bytes = 0
         self._in_body = False
         self._reason = b""
@@ -75,6 +77,9 @@ class Connection(asyncio.Protocol):
         self.transport.write(request)
         try:
             return await waiter
+        except BaseException:
+            self.usable = False  # also when its answer came in the moment in which this was cancelled
+            raise
         finally:
             self._waiter = None
             if not self.usable:
@@ -107,21 +112,29 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         self.usable = True
 
+    def is_quiet(self) -> bool:
+        """Whether nothing waits in the socket: bytes that nobody asked for would be taken for the next answer, and a
+        close that the loop has not seen yet would make the next request an unknown outcome for nothing."""
+        return not self._poll.poll(0)
+
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None or self._waiter.done():
+        waiter = self._waiter
+        if waiter is None or waiter.done():
             self.close()  # nobody asked: what follows on this connection could be taken for another's answer
             return
-        if not self._in_body:
-            self._head_bytes += len(data)
+        body_bytes = self._size
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(Unreadable("the server switches to another protocol"))
         except httptools.HttpParserError as error:
             self._fail(Unreadable(f"the answer is not HTTP: {error}"))
-        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+        if self._size == body_bytes:
+            self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not waiter.done():
             self._fail(Unreadable(_LONG_HEAD))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -271,7 +284,7 @@ class Origin:
         oldest = clock.monotonic() - KEEPALIVE_S
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and connection.idle_since > oldest:
+            if connection.usable and connection.idle_since > oldest and connection.is_quiet():
                 return connection
             connection.close()
         return None

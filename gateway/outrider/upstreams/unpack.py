@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from typing import Final
 
+MAX_PARTS: Final = 4096
+"""Compressed members in one answer. Each costs some microseconds and a copy of what follows in its bite."""
+BITE_BYTES: Final = 16 * 1024
 _ANY_WRAPPER = 32 + zlib.MAX_WBITS
 _NO_WRAPPER = -zlib.MAX_WBITS
 
@@ -41,15 +45,24 @@ def _inflate_bare(body: bytes, limit: int) -> bytes:
 
 
 def _inflate(body: bytes, wrapper: int, limit: int) -> bytes:
+    """Bite by bite: what follows a member is copied, and a body may be nothing but tiny members (gzip has several)."""
     parts: list[bytes] = []
-    size = 0
-    while body:  # gzip may have several members, one after the other
-        member = zlib.decompressobj(wrapper)
-        parts.append(member.decompress(body, limit + 1 - size))
+    size = at = members = 0
+    member = None
+    while at < len(body):
+        if member is None:
+            members += 1
+            if members > MAX_PARTS:
+                raise Unreadable(f"the answer is packed in more than {MAX_PARTS} parts")
+            member = zlib.decompressobj(wrapper)
+        bite = body[at : at + BITE_BYTES]
+        parts.append(member.decompress(bite, limit + 1 - size))
         size += len(parts[-1])
         if size > limit:
             raise TooLarge(limit)
-        if not member.eof:
-            raise Unreadable("the packed answer ends too early")
-        body = member.unused_data
+        at += len(bite) - len(member.unused_data)
+        if member.eof:
+            member = None
+    if member is not None:
+        raise Unreadable("the packed answer ends too early")
     return b"".join(parts)
