@@ -8,7 +8,7 @@ from outrider.demo.clerks import duties
 from outrider.demo.clerks.chorus import Chorus
 from outrider.demo.clerks.compare import SCOPE, Comparison
 from outrider.demo.clerks.duties import Duty
-from outrider.demo.clerks.office import DUTY_S, Prepared
+from outrider.demo.clerks.office import Prepared
 from outrider.demo.measure import Ending, How
 from outrider.demo.view import View
 from outrider.demo.watch import Control, Watch
@@ -16,6 +16,7 @@ from outrider.demo.watch import Control, Watch
 REASON = "reminders without end"
 KILL_AFTER = 2
 """How many reminders each clerk has begun when a person stops them."""
+KILL_WITHIN_S = 15.0
 AFTERMATH_S = 0.8
 """How long it is watched that nothing begins any more."""
 
@@ -54,7 +55,9 @@ async def _kill(view: View, prepared: Prepared, watch: Watch, control: Control) 
     reminding = asyncio.create_task(office.do(duties.REMINDERS))
     try:
         await watch.until(
-            lambda: all(_begun(watch, clerk) >= KILL_AFTER for clerk in office.clerks), "reminders", DUTY_S
+            lambda: all(_begun(watch, clerk) >= KILL_AFTER for clerk in office.clerks),
+            "reminders of every clerk",
+            KILL_WITHIN_S,
         )
         view.command(f"outrider kill '{SCOPE}' --reason '{REASON}'")
         receipt = await control.post("/v1/kills", {"scope": SCOPE, "reason": REASON})
