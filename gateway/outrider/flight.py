@@ -133,7 +133,7 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
-        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "task",
+        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "strict", "task",
         "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
@@ -152,6 +152,7 @@ class Flight:
         self.children = 0
         self.foreign_parent = False  # it names a live call as its parent that is not of who made it
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
+        self.strict = False  # an attempt's end waits for its sync, so the call's end does too: it must not overtake it
         self.unwritten: list[Callable[[], object]] = []  # records that nobody waits for, soon to be written, in order
         self.unheard = False  # its caller left before the answer
         self.degraded_by = ""

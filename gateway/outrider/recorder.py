@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
+from outrider.calls import Agent, Attempt, Call, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
@@ -136,7 +136,8 @@ class Recorder:
             result_digest=outcome.result_digest or "",
             result_bytes=outcome.result_bytes or 0,
         )
-        strict = self._strict(flight, attempt.effect)
+        strict = attempt.effect.has_effects and flight.policy.ledger.durability == "strict"
+        flight.strict = flight.strict or strict
         self._ledger.append(event, durable=strict, linger=not strict)
 
     def finished(
@@ -161,9 +162,8 @@ class Recorder:
             timing={"total_ms": round(took_s * 1000, 3)},
             data=_end_data(flight, outcome),
         )
-        effect = flight.plan.effect if flight.plan is not None else Effect.READ
         result = outcome.value if outcome.ok else None
-        durable = bool(mutations) or (flight.attempts > 0 and self._strict(flight, effect))
+        durable = bool(mutations) or flight.strict
         return self._ledger.append(
             event, durable=durable, ahead=True, result=result, redact=_paths(flight), mutations=tuple(mutations)
         )
@@ -189,9 +189,6 @@ class Recorder:
     def refuses_effects(self, settings: LedgerSettings) -> bool:
         """Whether the ledger is full, and the policy says that effects are then refused."""
         return settings.when_full == "refuse" and self._ledger.full
-
-    def _strict(self, flight: Flight, effect: Effect) -> bool:
-        return flight.policy.ledger.durability == "strict" and effect.has_effects
 
 
 def _write(flight: Flight) -> None:

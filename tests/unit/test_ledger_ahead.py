@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from outrider import clock
 from outrider.errors import Misconfigured
 from outrider.ledger import ahead as ahead_module
 from outrider.ledger import writer
 from outrider.ledger.ahead import FILE, Ahead, caught_up
+from outrider.ledger.commit import Batch, CommitFailed
 from outrider.ledger.query import tail
 from outrider.ledger.verify import verify
-from outrider.ledger.writer import Ledger
+from outrider.ledger.writer import Ledger, LedgerUnavailable
 from outrider.policy.plans import LedgerSettings
 from outrider.store import Store
 from tests.ledger_kit import CALL_FINISHED, FINISHED, RECEIVED, STARTED, event, opened
@@ -84,6 +88,25 @@ async def test_nothing_that_was_erased_lies_in_the_file(tmp_path: Path) -> None:
         assert b"customer" not in (tmp_path / FILE).read_bytes()
         await ledger.append(event(CALL_FINISHED, "c2"), ahead=True, result={"text": "another customer"})
     assert not (tmp_path / FILE).read_bytes().strip(b"\0")
+
+
+async def test_nothing_that_was_erased_lies_in_the_file_while_others_write_to_it(tmp_path: Path) -> None:
+    """Its area is in use again, or still: what was erased goes all the same."""
+    async with opened(tmp_path) as ledger:
+
+        async def go_on() -> None:
+            while True:
+                await ledger.append(event(CALL_FINISHED, "other"), ahead=True)
+                await asyncio.sleep(0)
+
+        for n in range(3):
+            others = asyncio.ensure_future(go_on())
+            await ledger.append(event(CALL_FINISHED, f"c{n}"), ahead=True, result={"text": "the customer's name"})
+            assert b"customer" in (tmp_path / FILE).read_bytes()
+            await ledger.erase(f"c{n}", reason="asked for it", by="admin")
+            assert b"customer" not in (tmp_path / FILE).read_bytes()
+            others.cancel()
+        assert ledger.append(event(CALL_FINISHED, "later"), ahead=True).done()
 
 
 async def test_secrets_are_redacted_before_they_reach_the_file(tmp_path: Path) -> None:
@@ -160,6 +183,25 @@ async def test_a_disk_without_room_for_the_file_means_waiting_for_each_commit(
         assert not ending.done() and await ending == 1
 
 
+async def test_a_file_that_cannot_be_mapped_is_not_passed_over_when_it_holds_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse copy on a full disk, another user's file: the calls in it would be called unknown, and end twice later."""
+    await crashed(tmp_path)
+
+    def full(path: Path, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead_module, "_map", full)
+        store = Store.open(tmp_path)
+        with pytest.raises(Misconfigured, match="No space left"):
+            await Ledger.open(store, LedgerSettings())
+        store.close()
+    async with opened(tmp_path) as ledger:
+        assert ledger.head.seq == 4 and ledger.open_calls == []
+
+
 async def test_a_file_that_cannot_be_taken_over_stops_the_start_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,3 +219,74 @@ async def test_a_file_that_cannot_be_taken_over_stops_the_start_and_says_why(
         store.close()
     async with opened(tmp_path) as ledger:
         assert ledger.head.seq == 4
+
+
+class Commits:
+    """Lets the ledger's commits happen one by one."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._commit = ledger._committer.commit
+        self._under_way = threading.Semaphore(0)
+        self._go_on = threading.Semaphore(0)
+        self._error: CommitFailed | None = None
+        ledger._committer.commit = self._held  # type: ignore[method-assign]
+
+    def _held(self, batch: Batch, *, use_reserve: bool = False) -> None:
+        self._under_way.release()
+        assert self._go_on.acquire(timeout=30)
+        if self._error is not None:
+            raise self._error
+        self._commit(batch, use_reserve=use_reserve)
+
+    async def begun(self) -> None:
+        """Wait until one is about to happen."""
+        assert await asyncio.to_thread(self._under_way.acquire, timeout=30)
+
+    def let(self, error: CommitFailed | None = None) -> None:
+        """It succeeds, or fails."""
+        self._error = error
+        self._go_on.release()
+
+
+async def test_a_start_that_was_given_up_does_not_come_back_behind_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by the next start, after the end of its call, it would open that call again: it would end twice."""
+    monkeypatch.setattr(writer, "DOUBT_S", 60.0)
+    async with opened(tmp_path / "a") as ledger:
+        commits = Commits(ledger)
+        ledger.append(event(FINISHED, "c0", 1))
+        given_up = ledger.append(event(RECEIVED, "c1"))
+        ledger.append(event(CALL_FINISHED, "c1"))
+        await commits.begun()
+        commits.let(CommitFailed("locked", OSError()))
+        with pytest.raises(LedgerUnavailable):
+            await given_up
+        await commits.begun()  # of the two ends, once the probe says that it can be written again
+        assert ledger.append(event(CALL_FINISHED, "c2"), ahead=True).done()
+        commits.let()
+        await commits.begun()
+        shutil.copytree(tmp_path / "a", tmp_path / "b")  # what a kill would leave in this moment
+        commits.let()
+    async with opened(tmp_path / "b") as ledger:
+        assert ledger.open_calls == []
+    assert [(record["call_id"], record["type"]) for record in tail(tmp_path / "b", 9)] == [
+        ("c0", FINISHED), ("c1", CALL_FINISHED), ("c2", CALL_FINISHED),
+    ]  # fmt: skip
+
+
+async def test_what_was_given_up_is_not_kept_for_the_file(tmp_path: Path) -> None:
+    """While the disk stays full, and something that was acknowledged waits for it, the rest must not pile up."""
+    async with opened(tmp_path) as ledger:
+        commits = Commits(ledger)
+        assert ledger.append(event(CALL_FINISHED, "c0"), ahead=True).done()
+        await commits.begun()
+        ended = [ledger.append(event(CALL_FINISHED, f"c{n}")) for n in range(1, 50)]
+        commits.let(CommitFailed("locked", OSError()))
+        while not ledger.trouble:
+            await asyncio.sleep(0.01)
+        ledger._give_up(clock.monotonic())
+        assert all(isinstance(future.exception(), LedgerUnavailable) for future in ended)
+        assert [entry.columns[2] for entry in ledger._pending] == ["c0"] and ledger._loose == []
+        await commits.begun()
+        commits.let()

@@ -381,6 +381,29 @@ async def test_a_fallback_is_tried_and_marked(tmp_path: Path) -> None:
         assert outcome.ok and outcome.degraded and outcome.value == "stale"
 
 
+async def test_under_strict_durability_the_end_of_a_call_does_not_overtake_that_of_an_attempt(tmp_path: Path) -> None:
+    """A write that was never sent fell back to a read. A crash must not find the call ended and the write open: it
+    would end the write as unknown, and the call again."""
+    fallback = [{"tool": "up.read_g", "onlyIf": "not_executed"}]
+    policy = tools({"match": "up.write_f", "retry": {"maxAttempts": 1}, "fallback": fallback})
+    async with Rig(tmp_path, {**policy, "ledger": {"durability": "strict"}}) as rig:
+        submit, held = rig.ledger._hand.submit, list[Any]()
+
+        def answer(attempt: Attempt) -> Outcome:
+            rig.ledger._hand.submit = lambda *job: held.append(job)  # type: ignore[method-assign]
+            return REFUSED if attempt.tool == "up.write_f" else OK
+
+        rig.upstream.answer = answer
+        flight = rig.start("up.write_f")
+        assert flight.answer is not None
+        await asyncio.wait([flight.answer], timeout=0.5)
+        assert rig.upstream.count() > 1 and not flight.answer.done()
+        rig.ledger._hand.submit = submit  # type: ignore[method-assign]
+        for job in held:
+            submit(*job)
+        assert (await flight.answer).degraded
+
+
 async def test_a_write_that_may_have_run_has_no_fallback(tmp_path: Path) -> None:
     """A second provider could do it a second time."""
     policy = tools({"match": "up.write_f", "fallback": [{"tool": "spare.write", "onlyIf": "not_executed"}]})

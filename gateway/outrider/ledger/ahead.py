@@ -97,10 +97,13 @@ class Ahead:
 
     @classmethod
     def open(cls, folder: Path, *, area_bytes: int = AREA_BYTES) -> Ahead | None:
-        """None where the disk has no room for the file: every record then waits for its commit."""
+        """None where the disk has no room for the file: every record then waits for its commit. Raises OSError or
+        ValueError: it cannot be mapped, and holds records that somebody was told of."""
         try:
             return cls(_map(folder / FILE, 2 * area_bytes), area_bytes)
         except (OSError, ValueError):
+            if any(_heads(folder / FILE, area_bytes)):
+                raise
             return None
 
     def left_behind(self) -> list[Entry]:
@@ -159,10 +162,18 @@ def caught_up(folder: Path, patience_s: float = PATIENCE_S) -> bool:
 def _first_frames(folder: Path) -> list[bytes]:
     """Size and checksum of the first frame of each area, empty where there is none: an area is emptied as a whole."""
     try:
-        with (folder / FILE).open("rb") as file:
-            heads = [(file.seek(begin), file.read(_FRAME.size))[1] for begin in (0, AREA_BYTES)]
+        return _heads(folder / FILE, AREA_BYTES)
     except OSError:
-        return []
+        return [b"", b""]
+
+
+def _heads(path: Path, area_bytes: int) -> list[bytes]:
+    """Likewise. Raises OSError: the file is there and cannot be read."""
+    try:
+        with path.open("rb") as file:
+            heads = [(file.seek(begin), file.read(_FRAME.size))[1] for begin in (0, area_bytes)]
+    except FileNotFoundError:
+        return [b"", b""]
     return [head if head[: len(_END)] != _END else b"" for head in heads]
 
 

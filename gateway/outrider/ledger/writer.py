@@ -77,6 +77,7 @@ class Ledger:
         self._pending_bytes = 0
         self._ahead: Ahead | None = None
         self._loose: list[Entry] = []  # of calls, and not in the file ``ahead``: some may be committed by now
+        self._wiping = 0  # while it is being wiped, nothing new goes there
         self._sent: list[Entry] = []
         self._sent_head = self._head
         self._sent_at = 0.0
@@ -115,7 +116,10 @@ class Ledger:
 
     def _load(self) -> tuple[Head, OpenWork, list[OpenAttempt], list[OpenCall]]:
         """First what the process before this one acknowledged ahead of a commit that it did not live to see."""
-        ahead = Ahead.open(self._store.folder)
+        try:
+            ahead = Ahead.open(self._store.folder)
+        except (OSError, ValueError) as error:
+            raise self._left_behind(error) from error
         if ahead is not None:
             try:
                 self._catch_up(ahead)
@@ -132,13 +136,16 @@ class Ledger:
             if missing:
                 self._commit_now(missing)
         except (CommitFailed, ValueError) as error:
-            fault = Fault(
-                str(self._store.folder / "ahead"), 0, "",
-                f"the last records of the sidecar before this one cannot be taken into the ledger: {error}.",
-                "Mend that and start again; with a newer format, start the version that wrote it.",
-            )  # fmt: skip
-            raise Misconfigured([fault]) from error
+            raise self._left_behind(error) from error
         ahead.clear()
+
+    def _left_behind(self, error: Exception) -> Misconfigured:
+        fault = Fault(
+            str(self._store.folder / "ahead"), 0, "",
+            f"the last records of the sidecar before this one cannot be taken into the ledger: {error}.",
+            "Mend that and start again; with a newer format, start the version that wrote it.",
+        )  # fmt: skip
+        return Misconfigured([fault])
 
     def _commit_now(self, entries: list[Entry]) -> None:
         """On a full disk, on the reserve. Raises CommitFailed."""
@@ -240,7 +247,7 @@ class Ledger:
     def _save_ahead(self) -> bool:
         """Copy what is loose to where this process's death does not reach it, which acknowledges it."""
         in_doubt = self._busy and clock.monotonic() - self._sent_at > DOUBT_S
-        if self._ahead is None or self._trouble is not None or in_doubt:
+        if self._ahead is None or self._wiping or self._trouble is not None or in_doubt:
             return False
         self._forget_committed()
         if not self._ahead.put(self._loose):
@@ -394,15 +401,18 @@ class Ledger:
         """Fail every queued start, and the ends that have waited since ``before``. What was acknowledged stays, until
         this ledger is closed: the next one finds it in the file ``ahead``."""
         kept: deque[Entry] = deque()
+        given_up: set[int] = set()
         self._pending_bytes = 0
         for entry in self._pending:
             acknowledged = entry.ahead and not self._abandoned
             if not acknowledged and (entry.is_start or entry.appended <= before):
                 _fail(entry.future, LedgerUnavailable(f"The record was not written: {self.trouble}."))
+                given_up.add(entry.number)
             else:
                 kept.append(entry)
                 self._pending_bytes += entry.size
         self._pending = kept
+        self._loose = [entry for entry in self._loose if entry.number not in given_up]
 
     def _probe(self) -> None:
         """The timer rang: see whether writing works again. A batch under way tells as much."""
@@ -453,9 +463,13 @@ class Ledger:
 
     async def checkpoint(self) -> None:
         """Fold the write-ahead log into the database now, as far as readers allow, and cut it to nothing."""
-        await self.flush()
-        if self._ahead is not None:
-            self._ahead.wipe()
+        self._wiping += 1
+        try:
+            await self.flush()
+            if self._ahead is not None:
+                self._ahead.wipe()  # all of it: with nothing new put there, a flush has it emptied
+        finally:
+            self._wiping -= 1
         await self._ask(self._committer.fold_all)
 
     async def erase(self, call_id: str, *, reason: str, by: str) -> int:
