@@ -133,8 +133,8 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
-        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "strict", "task",
-        "unheard", "unwritten", "verdict",
+        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "strict",
+        "task", "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:

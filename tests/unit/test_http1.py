@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from outrider.upstreams import http1
 from outrider.upstreams.http1 import MAX_HEAD_BYTES, Answer, Origin
@@ -230,6 +231,63 @@ async def test_an_exchange_cancelled_in_the_moment_of_its_answer_leaves_no_conne
         with pytest.raises(asyncio.CancelledError):
             await task
         assert connection.transport is not None and connection.transport.is_closing()
+
+
+HEAD_OF_AN_ANSWER_THAT_A_CLOSE_ENDS = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nthe first half"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("orderly", [True, False])
+def test_over_tls_only_an_orderly_close_ends_an_answer(tmp_path: Path, loop: str, orderly: bool) -> None:
+    """Anybody on the way can end a TCP connection; what was cut off there is not an answer."""
+    files = certificate(tmp_path, "server")
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=files.ca)
+    server.load_cert_chain(files.cert, files.key)
+
+    def serve(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with server.wrap_socket(peer, server_side=True) as tls:
+            tls.recv(4096)
+            tls.sendall(HEAD_OF_AN_ANSWER_THAT_A_CLOSE_ENDS)
+            (tls.unwrap() if orderly else tls).shutdown(socket.SHUT_WR)
+
+    async def asked(port: int) -> bytes:
+        origin = Origin(f"https://127.0.0.1:{port}", client, use_env_proxy=False)
+        return (await ask(origin)).body
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+            if orderly:
+                assert runner.run(asked(listener.getsockname()[1])) == b"the first half"
+            else:
+                with pytest.raises(Unreadable, match="middle of its answer"):
+                    runner.run(asked(listener.getsockname()[1]))
+        thread.join(10)
+
+
+async def test_a_close_of_ours_does_not_end_an_answer() -> None:
+    """The driver is closed while an answer comes that only its server's close would end."""
+    served_half = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD_OF_AN_ANSWER_THAT_A_CLOSE_ENDS)
+        served_half.set()
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    origin = Origin(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", None, use_env_proxy=False)
+    task = asyncio.ensure_future(ask(origin))
+    await served_half.wait()
+    while not next(iter(origin._busy))._in_body:
+        await asyncio.sleep(0)
+    origin.close()
+    with pytest.raises(Unreadable, match="middle of its answer"):
+        await task
+    listener.close()
 
 
 async def test_trailers_without_end_are_cut_off_while_they_come() -> None:

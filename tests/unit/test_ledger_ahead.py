@@ -186,7 +186,7 @@ async def test_a_disk_without_room_for_the_file_means_waiting_for_each_commit(
 async def test_a_file_that_cannot_be_mapped_is_not_passed_over_when_it_holds_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sparse copy on a full disk, another user's file: the calls in it would be called unknown, and end twice later."""
+    """A sparse copy on a full disk, another user's file: the calls in it would be called unknown."""
     await crashed(tmp_path)
 
     def full(path: Path, size: int) -> None:

@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._waiter: asyncio.Future[Answer] | None = None
         self._poll = select.poll()
+        self._server_ended = False
         self._parser = httptools.HttpResponseParser(self)
         self._begin(head_only=False, limit=0)
 
@@ -137,6 +138,13 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES and not waiter.done():
             self._fail(Unreadable(_LONG_HEAD))
 
+    def eof_received(self) -> None:
+        """The server is done with sending, so far as this is not TLS or was said inside it: nobody on the way can say
+        that for the server."""
+        assert self.transport is not None
+        secured = self.transport.get_extra_info("ssl_object")
+        self._server_ended = self._server_ended or secured is None or _said_the_end(secured)
+
     def connection_lost(self, error: Exception | None) -> None:
         self.usable = False
         if self._waiter is None or self._waiter.done():
@@ -145,7 +153,7 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         elif not self._in_body:
             self._fail(ConnectionResetError("the server closed the connection without an answer"))
-        elif "content-length" in self._headers or "transfer-encoding" in self._headers:
+        elif not self._server_ended or "content-length" in self._headers or "transfer-encoding" in self._headers:
             self._fail(Unreadable("the server closed the connection in the middle of its answer"))
         else:
             self._finish()  # the close is what ends such an answer (RFC 9112, section 6.3)
@@ -338,6 +346,16 @@ def unpack_answer(answer: Answer, limit: int) -> Answer:
     if not encoding or not answer.body:
         return answer
     return Answer(answer.status, answer.reason, answer.headers, unpack(answer.body, encoding, limit))
+
+
+def _said_the_end(secured: ssl.SSLObject) -> bool:
+    """Whether the other side closed the TLS connection itself. asyncio's own loop tells of any end as if it had."""
+    try:
+        return secured.read(1) == b""
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
 
 
 def _address(url: yarl.URL) -> tuple[str, int]:
