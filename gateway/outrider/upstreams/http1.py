@@ -308,10 +308,12 @@ class Origin:
     def _drop_old(self) -> None:
         self._sweep = None
         oldest = clock.monotonic() - KEEPALIVE_S
-        old = [connection for connection in self._idle if connection.idle_since <= oldest or not connection.usable]
-        self._idle = [connection for connection in self._idle if connection not in old]
-        for connection in old:
-            connection.close()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.usable and connection.idle_since > oldest:
+                self._idle.append(connection)
+            else:
+                connection.close()
         if self._idle:
             self._sweep = asyncio.get_running_loop().call_later(KEEPALIVE_S, self._drop_old)
 
