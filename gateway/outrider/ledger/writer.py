@@ -34,7 +34,7 @@ MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 """Above either, a start is refused; an end only above twice as much."""
 MAX_BATCH: Final = 512
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
-LINGER_S: Final = 0.005
+LINGER_S: Final = 0.01
 """How long a record that nobody waits for may wait for company."""
 DOUBT_S: Final = 0.1
 """While a batch takes longer than this, nothing is acknowledged ahead of its commit: the disk may be hanging."""
@@ -223,7 +223,7 @@ class Ledger:
 
         ``args`` and ``result`` (None: there is none) are redacted by the default keys and the paths in ``redact`` and
         stored in the same transaction, where ``mutations`` run too; when those cannot be applied, the future fails with
-        their error and the record is not written. ``linger``: nobody waits for this one; it may wait 5 ms for company.
+        their error and the record is not written. ``linger``: nobody waits for this one; it may wait 10 ms for company.
         ``ahead``: the future need not wait for the commit, only until this and what was appended before it survives the
         death of this process; it then resolves with 0.
         """

@@ -42,7 +42,7 @@ def render(template: HttpTemplate, operation: str, args: Mapping[str, Any]) -> R
 
     Raises TemplateError."""
     used: set[str] = set()
-    path = _path(template.path or f"/{quote(operation, safe='')}", args, used)
+    path = _path(template.path, args, used) if template.path else _operation_path(operation)
     query = {name: text for name, value in template.query.items() if (text := _query(value, args, used)) is not None}
     headers = {name: _header(name, value, args, used) for name, value in template.headers.items()}
     method = template.method.upper()
@@ -83,6 +83,12 @@ def _text(value: Any) -> str:
 def _fill(template: str, values: Mapping[str, str]) -> str:
     """Every placeholder replaced, in one pass: a value that looks like a placeholder is only a value."""
     return PLACEHOLDER.sub(lambda found: values[found.group(0)], template) if values else template
+
+
+@lru_cache(maxsize=4096)
+def _operation_path(operation: str) -> str:
+    """Where a tool without a template is."""
+    return f"/{quote(operation, safe='')}"
 
 
 def _path(template: str, args: Mapping[str, Any], used: set[str]) -> str:
