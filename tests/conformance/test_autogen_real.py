@@ -27,6 +27,7 @@ from outrider.testing.script import respond
 from outrider.testing.upstream_process import UpstreamProcess
 from outrider_adapters import autogen, autogen_calls, process
 from tests.support.adapters import eventually
+from tests.support.real_gateway import lift_all
 from tests.support.scripted_autogen import agent, asks, model, said, told
 
 MCP_SERVER = Path(__file__).parents[1] / "support" / "mcp_server.py"
@@ -75,11 +76,6 @@ def gateway(sidecar: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> Iterato
         autogen_calls.settings.some_tools = False  # govern() is for the process's life; the tests after start afresh
         autogen.uninstall()
         process.close(1.0)
-
-
-def lift_all(gateway: GatewayProcess) -> None:
-    for kill in gateway.control("GET", "/v1/kills")[1]["kills"]:
-        gateway.control("DELETE", f"/v1/kills/{kill['id']}", {"reason": "the test is over"})
 
 
 def engage(gateway: GatewayProcess, scope: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from outrider.testing.script import respond
 from outrider.testing.upstream_process import UpstreamProcess
 from outrider_adapters import crewai, crewai_seam, langgraph, process
 from tests.support.adapters import eventually
+from tests.support.real_gateway import lift_all
 from tests.support.scripted_crewai import ScriptedLLM, agent, asks, crew, llm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -75,11 +76,6 @@ def gateway(sidecar: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> Iterato
         crewai_seam._seam.some_tools = False  # govern() is for the process's life; the tests after these start afresh
         crewai.uninstall()
         process.close(1.0)
-
-
-def lift_all(gateway: GatewayProcess) -> None:
-    for kill in gateway.control("GET", "/v1/kills")[1]["kills"]:
-        gateway.control("DELETE", f"/v1/kills/{kill['id']}", {"reason": "the test is over"})
 
 
 def kill(gateway: GatewayProcess, scope: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from outrider.testing.upstream_process import UpstreamProcess
 from outrider_adapters import langgraph, process
 from outrider_adapters.governed import governed
 from tests.support.adapters import eventually
+from tests.support.real_gateway import lift_all
 from tests.support.scripted_model import asks, model
 
 POLICY: dict[str, Any] = {
@@ -79,11 +80,6 @@ def gateway(sidecar: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> Iterato
         langgraph._seam.some_tools = False  # govern() is for the process's life; the tests after these start afresh
         langgraph.uninstall()
         process.close(1.0)
-
-
-def lift_all(gateway: GatewayProcess) -> None:
-    for kill in gateway.control("GET", "/v1/kills")[1]["kills"]:
-        gateway.control("DELETE", f"/v1/kills/{kill['id']}", {"reason": "the test is over"})
 
 
 def ledger(gateway: GatewayProcess, **query: str) -> list[dict[str, Any]]:
