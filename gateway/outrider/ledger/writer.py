@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from outrider import clock
-from outrider.errors import Fault, Misconfigured, OutriderError
+from outrider.errors import OutriderError
 from outrider.ledger.ahead import Ahead
+from outrider.ledger.catch_up import catch_up
 from outrider.ledger.commit import BadMutation, Batch, CommitFailed, Committer, Head
 from outrider.ledger.entry import Entry, Mutation, Scribe
 from outrider.ledger.hand import Hand, InlineHand, ThreadHand
@@ -116,46 +117,8 @@ class Ledger:
 
     def _load(self) -> tuple[Head, OpenWork, list[OpenAttempt], list[OpenCall]]:
         """First what the process before this one acknowledged ahead of a commit that it did not live to see."""
-        try:
-            ahead = Ahead.open(self._store.folder)
-        except (OSError, ValueError) as error:
-            raise self._left_behind(error) from error
-        if ahead is not None:
-            try:
-                self._catch_up(ahead)
-            except BaseException:
-                ahead.close()
-                raise
-        self._ahead = ahead
+        self._ahead = catch_up(self._store, self._committer, self._scribe)
         return self._committer.load()
-
-    def _catch_up(self, ahead: Ahead) -> None:
-        """Raises Misconfigured where that cannot be written: starting without it would forge the ends of calls."""
-        try:
-            missing = self._committer.missing(ahead.left_behind())
-            if missing:
-                self._commit_now(missing)
-        except (CommitFailed, ValueError) as error:
-            raise self._left_behind(error) from error
-        ahead.clear()
-
-    def _left_behind(self, error: Exception) -> Misconfigured:
-        fault = Fault(
-            str(self._store.folder / "ahead"), 0, "",
-            f"the last records of the sidecar before this one cannot be taken into the ledger: {error}.",
-            "Mend that and start again; with a newer format, start the version that wrote it.",
-        )  # fmt: skip
-        return Misconfigured([fault])
-
-    def _commit_now(self, entries: list[Entry]) -> None:
-        """On a full disk, on the reserve. Raises CommitFailed."""
-        batch, _ = self._scribe.seal(entries, self._committer.head())
-        try:
-            self._committer.commit(batch)
-        except CommitFailed as error:
-            if error.kind != "full" or not self._store.reserve.held:
-                raise
-            self._committer.commit(batch, use_reserve=True)
 
     def configure(self, settings: LedgerSettings) -> None:
         """Take the settings of a newer policy; records appended from now on follow them."""
