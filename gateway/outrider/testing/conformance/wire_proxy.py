@@ -50,7 +50,10 @@ class WireProxy:
         self._thread.join(10.0)
 
     def speak(self, dialect: Dialect) -> None:
-        """From now on; connections that are open are broken, so that both greet each other anew."""
+        """From now on; connections that are open are broken, so that both greet each other anew. Where they speak like
+        this already nothing is broken: a call that comes at that moment would be lost with its connection."""
+        if dialect is self._dialect:
+            return
         self._dialect = dialect
         asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result(10.0)
 

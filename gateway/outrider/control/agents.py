@@ -1,0 +1,21 @@
+"""Who is here.
+
+GET    /v1/agents                 the agents, their processes, what they did
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from outrider.control.routes import Routes
+from outrider.control_bodies import refuse_unknown
+from outrider.http_common import json_response
+from outrider.services import Services
+
+
+async def _agents(services: Services, request: web.Request) -> web.Response:
+    refuse_unknown(request.query)
+    return json_response({"agents": services.agents.snapshot()})
+
+
+ROUTES: Routes = (("GET", "/v1/agents", _agents),)
