@@ -5,6 +5,8 @@ GET    /v1/agents                 the agents, their processes, what they did
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from outrider.control.routes import Routes
@@ -13,9 +15,14 @@ from outrider.http_common import json_response
 from outrider.services import Services
 
 
+def local_agents(services: Services) -> list[dict[str, Any]]:
+    """Those of this sidecar."""
+    return services.agents.snapshot()
+
+
 async def _agents(services: Services, request: web.Request) -> web.Response:
     refuse_unknown(request.query)
-    return json_response({"agents": services.agents.snapshot()})
+    return json_response({"agents": local_agents(services)})
 
 
 ROUTES: Routes = (("GET", "/v1/agents", _agents),)

@@ -22,12 +22,17 @@ from outrider.ledger import query
 from outrider.services import Services
 
 
+def local_calls(services: Services) -> list[dict[str, Any]]:
+    """Those under way in this sidecar, oldest first."""
+    now = clock.monotonic()
+    return [_flight(flight, now) for flight in services.supervisor.flights.values()]
+
+
 async def _calls(services: Services, request: web.Request) -> web.Response:
     refuse_unknown(request.query, "state")
     if request.query.get("state", "in_flight") != "in_flight":
         return problem_response(Code.INVALID_REQUEST, "'state' can be in_flight; ended calls are in GET /v1/ledger.")
-    now = clock.monotonic()
-    return json_response({"calls": [_flight(flight, now) for flight in services.supervisor.flights.values()]})
+    return json_response({"calls": local_calls(services)})
 
 
 def _flight(flight: Flight, now: float) -> dict[str, Any]:

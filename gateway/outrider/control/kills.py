@@ -18,9 +18,14 @@ from outrider.http_common import json_response, problem_response
 from outrider.services import Services
 
 
+def local_kills(services: Services) -> list[dict[str, Any]]:
+    """Those engaged in this sidecar, oldest first."""
+    return [kill.as_dict() for kill in services.kills.all()]
+
+
 async def _kills(services: Services, request: web.Request) -> web.Response:
     refuse_unknown(request.query, "history")
-    shown: dict[str, Any] = {"kills": [kill.as_dict() for kill in services.kills.all()]}
+    shown: dict[str, Any] = {"kills": local_kills(services)}
     if request.query.get("history") == "true":
         shown["lifted"] = [kill.as_dict() for kill in services.kills.history()]
     return json_response(shown)

@@ -5,6 +5,8 @@ GET    /v1/upstreams              health, breakers, queues
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from outrider import clock
@@ -14,10 +16,10 @@ from outrider.http_common import json_response
 from outrider.services import Services
 
 
-async def _upstreams(services: Services, request: web.Request) -> web.Response:
-    refuse_unknown(request.query)
+def local_upstreams(services: Services) -> list[dict[str, Any]]:
+    """Those of this sidecar's policy, as this sidecar finds them."""
     health, domains = services.health.snapshot(), services.domains.snapshot(clock.monotonic())
-    upstreams = [
+    return [
         {
             "name": name,
             "kind": "http" if upstream.http is not None else "local",
@@ -28,7 +30,11 @@ async def _upstreams(services: Services, request: web.Request) -> web.Response:
         }
         for name, upstream in services.policies.current.upstreams.items()
     ]
-    return json_response({"upstreams": upstreams})
+
+
+async def _upstreams(services: Services, request: web.Request) -> web.Response:
+    refuse_unknown(request.query)
+    return json_response({"upstreams": local_upstreams(services)})
 
 
 ROUTES: Routes = (("GET", "/v1/upstreams", _upstreams),)
