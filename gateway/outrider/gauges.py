@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ def declare(services: Services, ready: Callable[[], str | None]) -> None:
     gauge("outrider_ledger_queued_records", "Records not yet committed.", (), lambda: _one(lag()["queued"]))
     gauge("outrider_ledger_lag_seconds", "Age of the oldest of them.", (), lambda: _one(lag()["oldest_ms"] / 1000))
     gauge("outrider_ledger_bytes", "Size of the database.", (), lambda: _one(lag()["bytes"]))
+    gauge("outrider_tasks", "Tasks of the event loop; with no calls under way it stays the same.", (), _tasks)
     for word, text in (
         ("records", "Records committed."),
         ("batches", "Transactions committed."),
@@ -38,6 +40,10 @@ def _counted(services: Services, word: str) -> Callable[[], Reading]:
 
 def _one(value: float) -> Reading:
     return [((), float(value))]
+
+
+def _tasks() -> Reading:
+    return _one(len(asyncio.all_tasks()))
 
 
 def _connected(services: Services) -> Reading:
