@@ -7,6 +7,7 @@ from outrider import clock
 from outrider.calls import Outcome, OutcomeKind
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.policy.load import Policy
 from outrider.policy.rules import Decision, Facts
 
@@ -19,11 +20,14 @@ def decide(flight: Flight, policy: Policy, tool: str) -> Decision:
 
 
 def newly_denied(flight: Flight, newest: Policy, tool: str, stage: str) -> Outcome | None:
-    """The refusal of a call that was allowed, and that a newer policy denies. Cheap while the policy is the same."""
+    """The refusal of a call that was allowed, and that a newer policy denies. Cheap while the policy is the same.
+    Whether it is enforced is the newer policy's word too."""
     if newest is flight.policy:
         return None
     decision = decide(flight, newest, tool)
-    return refusal_of(decision, tool, stage) if decision.effect == "deny" else None
+    return (
+        enforced(flight, refusal_of(decision, tool, stage), by=newest, tool=tool) if decision.effect == "deny" else None
+    )
 
 
 def refusal_of(decision: Decision, tool: str, stage: str) -> Outcome | None:

@@ -133,8 +133,8 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
-        "foreign_parent", "may_have_run", "plan", "policy", "received", "scope", "slot", "started_wall", "strict",
-        "task", "unheard", "unwritten", "verdict",
+        "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy", "received", "scope", "slot",
+        "started_wall", "strict", "task", "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -156,6 +156,8 @@ class Flight:
         self.unwritten: list[Callable[[], object]] = []  # records that nobody waits for, soon to be written, in order
         self.unheard = False  # its caller left before the answer
         self.degraded_by = ""
+        self.observed: tuple[tuple[object, ...], ...] = ()  # what the policy would have refused; see ``observing``
+        self.on_observed: OnObserved = _untold
         self.verdict: Verdict | None = None
         self.scope: Scope | None = None
         self.task: asyncio.Task[None] | None = None
@@ -201,6 +203,14 @@ class Flight:
     def remaining_s(self, now: float) -> float | None:
         """Seconds until the total deadline; None where none started."""
         return None if self.deadline is None else self.deadline - now
+
+
+def _untold(flight: Flight, tool: str, refusal: Outcome, policy: Policy) -> None:
+    """Nobody asked to be told."""
+
+
+OnObserved = Callable[[Flight, str, Outcome, "Policy"], None]
+"""Told of a refusal, and of which tool, that a policy only observes."""
 
 
 class Traffic:

@@ -12,6 +12,7 @@ from outrider.calls import Agent, Attempt, Call, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
+from outrider.policy.load import Policy
 from outrider.policy.plans import LedgerSettings
 from outrider.policy.rules import Decision
 from outrider.unresolved import GUARDED, Unresolved
@@ -49,6 +50,10 @@ class Recorder:
 
     def decided(self, flight: Flight, tool: str, decision: Decision) -> None:
         self._soon(flight, partial(self._decided, flight, tool, decision))
+
+    def observed(self, flight: Flight, tool: str, refusal: Outcome, policy: Policy) -> None:
+        """A refusal that ``policy`` only observes: the call went on."""
+        self._soon(flight, partial(self._observed, flight, tool, refusal, policy.digest))
 
     def attempt_started(self, flight: Flight, attempt: Attempt) -> None:
         """Of a read."""
@@ -97,6 +102,21 @@ class Recorder:
             ),
             linger=True,
         )
+
+    def _observed(self, flight: Flight, tool: str, refusal: Outcome, policy_digest: str) -> None:
+        event = Event(
+            type=EventType.CALL_OBSERVED,
+            call_id=flight.call.id,
+            run_id=flight.call.run,
+            agent={"name": flight.call.agent.name},
+            tool=tool,
+            code=refusal.code.value if refusal.code else "",
+            detail=refusal.detail[:500],
+            rule=refusal.rule or "",
+            stage=refusal.stage,
+            policy_digest=policy_digest,
+        )
+        self._ledger.append(event, linger=True)
 
     def _attempt_started(self, flight: Flight, attempt: Attempt, upstream: str) -> asyncio.Future[int]:
         call = flight.call

@@ -264,7 +264,11 @@ def _record_policy(ledger: Ledger, policy: Policy, cleared: Sequence[Mutation] =
         "INSERT OR IGNORE INTO policies (digest, text, first_seen) VALUES (?, ?, ?)",
         (policy.digest, json.dumps(dict(policy.texts)), clock.wall()),
     )
-    event = Event(type=EventType.POLICY_LOADED, policy_digest=policy.digest, data={"name": policy.name})
+    if policy.observes:
+        log.warning("MODE OBSERVE: this policy refuses nothing; what it would refuse is recorded. Kill switches act.")
+    event = Event(
+        type=EventType.POLICY_LOADED, policy_digest=policy.digest, data={"name": policy.name, "mode": policy.mode}
+    )
     ledger.append(event, durable=True, mutations=[keep, *cleared])
 
 

@@ -21,6 +21,7 @@ from outrider.flight import Cause, Flight, Traffic, Verdict, killed_by
 from outrider.kills import Kill, KillBoard
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.policy.current import CurrentPolicy
+from outrider.policy.load import Policy
 from outrider.recorder import Mutation, Recorder
 from outrider.stages import Next
 from outrider.telemetry import Telemetry, traceparent_of
@@ -100,6 +101,7 @@ class Supervisor:
         flight = Flight(call, self._policies.current, received=clock.monotonic(), started_wall=clock.wall())
         flight.answer = loop.create_future()
         flight.ahead = len(self.flights)
+        flight.on_observed = self._observed
         self.flights[call.id] = flight
         parent = self.flights.get(call.parent) if call.parent else None
         if parent is not None:
@@ -109,6 +111,10 @@ class Supervisor:
                 flight.foreign_parent = True  # ingest refuses it
         flight.task = loop.create_task(self._live(flight))
         return flight
+
+    def _observed(self, flight: Flight, tool: str, refusal: Outcome, policy: Policy) -> None:
+        self._recorder.observed(flight, tool, refusal, policy)
+        self._telemetry.on_observed(refusal.code)
 
     async def _live(self, flight: Flight) -> None:
         span = self._telemetry.begin(flight.call)

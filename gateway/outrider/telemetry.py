@@ -142,6 +142,9 @@ class Telemetry:
         self._calls = Counter("outrider_calls_total", "Calls that ended.", ("agent", "tool", "outcome"))
         self._attempts = Counter("outrider_attempts_total", "Attempts that ended.", ("upstream", "outcome"))
         self._refusals = Counter("outrider_refusals_total", "Calls that Outrider refused or ended.", ("code",))
+        self._observed = Counter(
+            "outrider_observed_refusals_total", "What a policy that only observes would have refused.", ("code",)
+        )
         self._reloads = Counter("outrider_policy_reloads_total", "Policy changes, loaded or rejected.", ("result",))
         self._call_s = Histogram("outrider_call_duration_seconds", "From arrival to answer.", ("upstream",))
         self._attempt_s = Histogram("outrider_attempt_duration_seconds", "From sending to its outcome.", ("upstream",))
@@ -149,6 +152,7 @@ class Telemetry:
             self._calls,
             self._attempts,
             self._refusals,
+            self._observed,
             self._reloads,
             self._call_s,
             self._attempt_s,
@@ -171,6 +175,10 @@ class Telemetry:
         """An attempt ended."""
         self._attempts.add((upstream, outcome.value))
         self._attempt_s.observe((upstream,), took_s)
+
+    def on_observed(self, code: Code | None) -> None:
+        """A policy that only observes would have refused."""
+        self._observed.add(((code or Code.INTERNAL).value,))
 
     def on_policy(self, loaded: bool) -> None:
         """A policy change was taken over, or rejected."""

@@ -74,10 +74,11 @@ def normalised(policy: Policy) -> dict[str, Any]:
     named = {pattern for pattern in policy.patterns if not pattern.endswith("*")}
     found = {
         "name": policy.name,
+        "mode": "" if policy.mode == "enforce" else policy.mode,
         "upstreams": {name: differing(upstream) for name, upstream in policy.upstreams.items()},
         "plans": {tool: planned(policy.plan(tool)) for tool in sorted(named)},
         "rules": [
-            {key: value for key, value in rule.items() if value not in ("", [], None, False)}
+            {key: value for key, value in rule.items() if value not in ("", [], None, False, "enforce")}
             for rule in summary["rules"]
         ],
         "limits": differing(policy.limits),

@@ -32,6 +32,7 @@ class EventType(StrEnum):
     CALL_RECEIVED = "call.received"
     CALL_REFUSED = "call.refused"
     CALL_DECIDED = "call.decided"
+    CALL_OBSERVED = "call.observed"
     ATTEMPT_STARTED = "attempt.started"
     ATTEMPT_FINISHED = "attempt.finished"
     ATTEMPT_SETTLED = "attempt.settled"

@@ -11,7 +11,7 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -74,6 +74,8 @@ class Draft:
     tools: list[Item[schema.Tool]] = field(default_factory=list)
     rules: list[Item[schema.Rule]] = field(default_factory=list)
     first_file: str = ""  # where what is missing altogether is told
+    mode: Literal["enforce", "observe"] = "enforce"
+    mode_at: tuple[str, int] = ("", 0)  # the file and line that say so
     unnamed: set[str] = field(default_factory=set)  # upstreams of which nothing could be kept but the name
 
     def section(self, name: str, kind: type[M]) -> M | None:
@@ -137,6 +139,8 @@ class _File:
             return
         if key in SECTIONS:
             self._single(key, self._item(SECTIONS[key], value, (key,)))
+        elif key == "mode":
+            self._mode(value)
         elif key == "upstreams":
             self._upstreams(value)
         elif key in {"tools", "rules"}:
@@ -144,6 +148,12 @@ class _File:
         else:
             code, message, fix = unknown_key(schema.Policy, (key,), value)
             self._fault((key,), code, message, fix)
+
+    def _mode(self, value: Any) -> None:
+        item = self._item(schema.Head, {"mode": value}, ())
+        if self._once("mode", ("mode",)) and item is not None:
+            self._draft.mode = item.model.mode
+            self._draft.mode_at = (item.file, item.place.line_of(("mode",)))
 
     def _single(self, key: str, item: Item[Any] | None) -> None:
         known = self._draft.sections.get(key)

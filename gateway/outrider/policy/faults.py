@@ -58,6 +58,7 @@ CODES: Mapping[str, str] = {
     "W06": "no rule that allows anything",
     "W07": "a read with a method that changes things",
     "W08": "connectErrors where it says nothing",
+    "W09": "a policy that only observes",
 }
 
 _WRITTEN_OUT = frozenset({"headers", "query", "body", "url", "static", "value"})
@@ -80,6 +81,7 @@ _MOVED = {
     "deny": "said by a rule: write 'then: deny' in 'rules'",
     "allow": "said by a rule: write 'then: allow' in 'rules'",
     "effect": "how a rule decides is 'then'; a tool's effect is said in 'tools'",
+    "shadow": "said by 'mode: observe'",
     "condition": "a rule's condition is 'when'",
 }
 _TYPES = {

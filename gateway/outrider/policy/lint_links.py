@@ -14,6 +14,7 @@ from outrider.policy.draft import Draft
 from outrider.policy.faults import nearest
 from outrider.policy.layers import Keys, Layer, Layers, merged
 from outrider.policy.patterns import is_operation, is_prefix, matches, overlap
+from outrider.policy.schema import Rule
 from outrider.policy.strictyaml import Path
 
 FALLBACK: Keys = ("fallback",)
@@ -24,7 +25,7 @@ MAX_ALIKE = 100
 
 
 def check_links(made: Draft, layers: Layers, known: Mapping[str, plans.Upstream]) -> Iterator[Fault]:
-    """Codes E14, E27, E33, E47, E55, W05, W06."""
+    """Codes E14, E27, E33, E47, E53, E55, W05, W06, W09."""
     names = Names(made, layers)
     yield from _clashes(layers)
     yield from _entries(layers, names)
@@ -195,8 +196,34 @@ def _rules(made: Draft, names: Names) -> Iterator[Fault]:
             message, fix = _misspelled(pattern, item.model.then, names)
             if message:
                 yield item.fault(("tools", index), "W05", message, fix)
-    if not any(item.model.then == "allow" and not item.model.shadow for item in made.rules) and not made.has_errors:
+    if made.mode == "observe":
+        yield from _observing(made)
+    elif not any(_allows(item.model) for item in made.rules) and not made.has_errors:
         yield Fault(made.first_file, 0, "rules", *_NOTHING_ALLOWED)
+
+
+def _allows(rule: Rule) -> bool:
+    return rule.then == "allow" and rule.mode == "enforce"
+
+
+def _observing(made: Draft) -> Iterator[Fault]:
+    """What the policy's own mode means for its rules: it must not look as if one of them were enforced."""
+    yield Fault(*made.mode_at, "mode", *_ONLY_OBSERVES)
+    for item in made.rules:
+        if item.model.said().get("mode") == "enforce":
+            yield item.fault(("mode",), "E53", *_NOT_ENFORCED)
+
+
+_ONLY_OBSERVES = (
+    "this policy only observes: what it would refuse is recorded, and passes. Kill switches act all the same.",
+    "to enforce it, write 'mode: enforce'.",
+    "W09",
+    "warning",
+)
+_NOT_ENFORCED = (
+    "this rule says enforce, and the policy's own mode is observe: it would not be enforced.",
+    "remove it; or set the policy's mode to enforce, and write 'mode: observe' at the rules that are to be watched.",
+)
 
 
 _NOTHING_ALLOWED = (

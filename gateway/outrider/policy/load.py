@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from outrider.errors import Fault, Misconfigured
 from outrider.policy import compile as compiling
@@ -50,9 +51,15 @@ class Policy:
     ledger: LedgerSettings
     kills: KillSettings
     rules: Rules
+    mode: Literal["enforce", "observe"] = "enforce"
     warnings: tuple[Fault, ...] = ()
     patterns: tuple[str, ...] = ()  # what the entries of `tools` match, as they are written
     _book: compiling.PlanBook = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def observes(self) -> bool:
+        """Whether what this policy would refuse is only recorded."""
+        return self.mode == "observe"
 
     def plan(self, tool: str) -> Plan | None:
         """How ``tool`` is called; None where its upstream is not in this policy or it cannot be a tool's name."""
@@ -157,6 +164,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         ledger=compiling.ledger(made),
         kills=compiling.kills(made),
         rules=Rules(rules),
+        mode=made.mode,
         patterns=tuple(layer.pattern for layer in layers.entries),
         _book=compiling.PlanBook(layers, upstreams),
     )
@@ -175,7 +183,7 @@ def _rules(made: Draft) -> Iterator[Rule]:
                 condition=condition,
                 reason=said.get("reason", ""),
                 approvers=tuple(said.get("approvers", ())),
-                shadow=item.model.shadow,
+                shadow=item.model.mode == "observe",
                 source=item.at(),
             )
 

@@ -40,6 +40,8 @@ from outrider.policy.units import format_size
 API_VERSION = "outrider.dev/v1alpha1"
 KIND = "Policy"
 
+Mode = Literal["enforce", "observe"]
+
 # ── how a tool is called ─────────────────────────────────────────────────────────────────────────────────────────
 
 _TIMEOUTS = plans.Timeouts()
@@ -221,7 +223,7 @@ class Rule(Model):
     then: Literal["allow", "deny", "require_approval"] = Field(description="What follows.")
     reason: Text = optional("The sentence that a refused caller reads.")
     approvers: list[Text] = optional("Who may approve; only with then: require_approval.", min_length=1, max_length=64)
-    shadow: bool = default(False, "Only watched: never decides, is recorded where it would have decided otherwise.")
+    mode: Mode = default("enforce", "observe: never decides, is recorded where it would have decided otherwise.")
 
     @model_validator(mode="after")
     def _approvers(self) -> Rule:
@@ -293,12 +295,26 @@ class Kills(Model):
     file: bool = default(_KILLS.file, "Watch for the file DATA/KILL, which engages a global kill.")
 
 
+def _mode() -> Any:
+    return default(
+        "enforce",
+        "observe: everything is decided and recorded, and nothing is refused by the policy. Kill switches always act.",
+    )
+
+
+class Head(Model):
+    """What one file says for all of them, besides the sections."""
+
+    mode: Mode = _mode()
+
+
 class Policy(Model):
     """An Outrider policy. All files of a folder together are one policy; each begins with apiVersion and kind."""
 
     api_version: Literal["outrider.dev/v1alpha1"] = Field(description="The version of the language.")
     kind: Literal["Policy"] = Field(description="Always Policy.")
     metadata: Metadata = optional("What the policy is called.")
+    mode: Mode = _mode()
     defaults: Defaults = optional("The lowest layer of every plan.")
     domain: Domain = optional("What every fault domain shares, unless its upstream says otherwise.")
     upstreams: dict[Annotated[str, Field(pattern=UPSTREAM_NAME)], Upstream] = optional(

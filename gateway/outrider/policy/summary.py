@@ -17,6 +17,7 @@ def summarise(policy: Policy) -> dict[str, Any]:
     return {
         "name": policy.name,
         "digest": policy.digest,
+        "mode": policy.mode,
         "folder": str(policy.folder),
         "files": sorted(policy.texts),
         "upstreams": {name: _upstream(upstream) for name, upstream in policy.upstreams.items()},
@@ -70,6 +71,6 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "when": rule.condition.text if rule.condition is not None else None,
         "reason": rule.reason,
         "approvers": list(rule.approvers),
-        "shadow": rule.shadow,
+        "mode": "observe" if rule.shadow else "enforce",
         "source": rule.source,
     }

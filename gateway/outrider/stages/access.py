@@ -5,6 +5,7 @@ from __future__ import annotations
 from outrider.access import decide, refusal_of
 from outrider.calls import Outcome
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.recorder import Recorder
 from outrider.stages import Next
 
@@ -21,5 +22,5 @@ class Access:
         assert flight.plan is not None
         decision = decide(flight, flight.policy, flight.plan.tool)
         self._recorder.decided(flight, flight.plan.tool, decision)
-        refusal = refusal_of(decision, flight.plan.tool, STAGE)
+        refusal = enforced(flight, refusal_of(decision, flight.plan.tool, STAGE))
         return refusal if refusal is not None else await following(flight)

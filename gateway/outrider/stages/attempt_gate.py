@@ -11,6 +11,7 @@ from outrider.errors import Code
 from outrider.flight import MIN_ATTEMPT_S, Flight, killed_by
 from outrider.health import Health
 from outrider.kills import KillBoard
+from outrider.observing import enforced
 from outrider.policy.load import Policy
 from outrider.readiness import unready
 from outrider.stages import Next
@@ -44,4 +45,4 @@ class AttemptGate:
         if remaining_s is not None and remaining_s < MIN_ATTEMPT_S:
             detail = f"Only {max(0.0, remaining_s) * 1000:.0f} ms are left, too little for an attempt; none was sent."
             return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.DEADLINE_EXCEEDED, detail=detail, stage=STAGE)
-        return unready(self._health, plan.upstream.name, STAGE)
+        return enforced(flight, unready(self._health, plan.upstream.name, STAGE))

@@ -9,6 +9,7 @@ from outrider.calls import Attempt, Outcome, OutcomeKind
 from outrider.domains.bulkhead import Slot
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.stages import Next
 
 STAGE = "bulkhead"
@@ -24,7 +25,8 @@ class Bulkhead:
             return await following(flight)
         slot = flight.domain.bulkhead.try_acquire() or await self._queue(flight)
         if isinstance(slot, Outcome):
-            return slot
+            refusal = enforced(flight, slot)
+            return refusal if refusal is not None else await following(flight)
         flight.slot = slot
         before = flight.attempt
         try:

@@ -8,6 +8,7 @@ from outrider.access import decide, refusal_of
 from outrider.calls import Effect, Outcome, OutcomeKind
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.policy.plans import Fallback as Way
 from outrider.recorder import Recorder
 from outrider.stages import Next
@@ -69,7 +70,7 @@ class Fallback:
             return before
         decision = decide(flight, flight.policy, tool)
         self._recorder.decided(flight, tool, decision)
-        refusal = refusal_of(decision, tool, STAGE)
+        refusal = enforced(flight, refusal_of(decision, tool, STAGE), tool=tool)
         if refusal is not None:
             return refusal
         flight.plan = other

@@ -5,6 +5,7 @@ from __future__ import annotations
 from outrider.calls import Outcome
 from outrider.flight import Flight
 from outrider.health import Health
+from outrider.observing import enforced
 from outrider.readiness import unready
 from outrider.stages import Next
 
@@ -19,6 +20,7 @@ class Peek:
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
-        if not flight.plan.fallback and (refusal := unready(self._health, flight.plan.upstream.name, STAGE)):
-            return refusal
-        return await following(flight)
+        if flight.plan.fallback:
+            return await following(flight)
+        refusal = enforced(flight, unready(self._health, flight.plan.upstream.name, STAGE))
+        return refusal if refusal is not None else await following(flight)

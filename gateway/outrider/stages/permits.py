@@ -10,6 +10,7 @@ from outrider.domains.breaker import Permit, Verdict
 from outrider.domains.domain import Domain
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.stages import Next
 
 STAGE = "permits"
@@ -37,7 +38,8 @@ class Permits:
         assert domain is not None
         permit = self._take(flight, domain) or await self._wait(flight, domain)
         if isinstance(permit, Outcome):
-            return permit
+            refusal = enforced(flight, permit)  # let go without a permit: the breaker learns nothing that it would not
+            return refusal if refusal is not None else await following(flight)
         outcome: Outcome | None = None
         try:
             outcome = await following(flight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from outrider.calls import Outcome, OutcomeKind
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.observing import enforced
 from outrider.stages import Next
 from outrider.unresolved import Unresolved
 
@@ -32,4 +33,6 @@ class PriorOutcome:
             f"The same call was made before in this run and may have run (call {prior.call_id}). Find out whether it "
             f"did, then: outrider settle {prior.call_id} --as executed|not_executed --reason …"
         )
-        return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.PRIOR_OUTCOME_UNKNOWN, detail=detail, stage=STAGE)
+        barred = Outcome(OutcomeKind.NOT_EXECUTED, code=Code.PRIOR_OUTCOME_UNKNOWN, detail=detail, stage=STAGE)
+        refusal = enforced(flight, barred)
+        return refusal if refusal is not None else await following(flight)

@@ -12,6 +12,7 @@ from outrider.domains.breaker import State
 from outrider.errors import Code
 from outrider.flight import Cause, Flight, Verdict, killed_by
 from outrider.kills import KillBoard
+from outrider.observing import enforced
 from outrider.policy.load import Policy
 from outrider.policy.plans import Plan, Upstream
 from outrider.stages import Next
@@ -45,7 +46,7 @@ class Send:
             return flight.verdict.stopped(proof, STAGE)
         if denied := newly_denied(flight, self._newest(), plan.tool, STAGE):
             return denied
-        if opened := _opened_meanwhile(flight):
+        if opened := enforced(flight, _opened_meanwhile(flight)):
             return opened
         return await self._send(flight, plan, attempt)
 
