@@ -15,6 +15,7 @@ from outrider.ledger.writer import Ledger
 from outrider.policy.load import Policy
 from outrider.policy.plans import LedgerSettings
 from outrider.policy.rules import Decision
+from outrider.settings import Enforcement
 from outrider.unresolved import GUARDED, Unresolved
 
 Mutation = tuple[str, tuple[object, ...]]
@@ -34,9 +35,10 @@ def agent_ref(agent: Agent) -> dict[str, Any]:
 class Recorder:
     """Writes the events of calls. Nothing here waits but the futures it returns."""
 
-    def __init__(self, ledger: Ledger, unresolved: Unresolved) -> None:
+    def __init__(self, ledger: Ledger, unresolved: Unresolved, enforcement: Enforcement) -> None:
         self._ledger = ledger
         self._unresolved = unresolved
+        self._enforcement = enforcement
 
     # ── what nobody waits for is written while the upstream works, and before anything else is said of the call ───────
 
@@ -79,7 +81,7 @@ class Recorder:
             tool=call.tool,
             policy_digest=flight.policy.digest,
             trace_id=call.traceparent[3:35],
-            enforcement="cooperative" if call.origin else "network",
+            enforcement="cooperative" if call.origin else self._enforcement,
         )
         self._ledger.append(event, linger=True, args=call.args, redact=redact)
 
@@ -130,7 +132,7 @@ class Recorder:
             upstream=upstream,
             effect=attempt.effect.value,
             idempotency_key=attempt.idempotency_key,
-            enforcement="cooperative" if call.origin else "network",
+            enforcement="cooperative" if upstream == "local" else self._enforcement,
             # what bars the same call should a crash leave this one open
             data={"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {},
         )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from outrider.errors import Misconfigured
+
+Enforcement = Literal["cooperative", "network"]
+"""What keeps an agent from a tool behind Outrider: its cooperation, or that there is no other way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,11 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``uds`` is the Unix socket of the data plane, empty for none. ``drain_timeout_s`` bounds SIGTERM's drain."""
+    """``uds`` is the Unix socket of the data plane, empty for none. ``drain_timeout_s`` bounds SIGTERM's drain.
+
+    ``token_dir`` is a folder shared with agents, into which a copy of their token is written. ``enforcement`` is the
+    word of whoever deploys this: only they know whether an agent could reach the upstreams by another way.
+    """
 
     policy: Path
     data: Path
@@ -47,6 +55,8 @@ class Settings:
     listen_tls: Tls = Tls()
     control_tls: Tls = Tls()
     drain_timeout_s: float = 25.0
+    token_dir: Path | None = None
+    enforcement: Enforcement = "cooperative"
 
     @property
     def agent_token_file(self) -> Path:

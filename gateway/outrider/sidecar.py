@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from outrider import __version__, clock, logs
+from outrider import __version__, clock, logs, service_manager, token_dir
 from outrider.agents import Agents
 from outrider.calls import OutcomeKind
 from outrider.channel import Channel
@@ -68,6 +68,8 @@ class Sidecar:
         store = Store.open(settings.data)
         try:
             tokens = Tokens.load(settings)
+            if settings.token_dir is not None:
+                token_dir.publish(tokens.agent, settings.token_dir, settings.data)
             sidecar = await _assemble(settings, store, policy, tokens)
         except BaseException:
             store.close()
@@ -91,7 +93,8 @@ class Sidecar:
             self._in_background(services.kills.tend(services.supervisor.kill)),
         ]
         _write_listeners(self)
-        services.ledger.append(Event(type=EventType.SIDECAR_STARTED, data={"version": __version__, "pid": os.getpid()}))
+        known = {"version": __version__, "pid": os.getpid(), "enforcement": settings.enforcement}
+        services.ledger.append(Event(type=EventType.SIDECAR_STARTED, data=known))
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work)
@@ -177,7 +180,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
     domains = Domains(policy.limits.max_domains)
     health = Health(policy.upstreams, on_recovered=lambda name: domains.probe_succeeded(name, clock.monotonic()))
-    recorder = Recorder(ledger, unresolved)
+    recorder = Recorder(ledger, unresolved, settings.enforcement)
     agents = Agents(limits=lambda: policies.current.limits, emit=recorder.agent_changed)
     local = LocalUpstream(
         limits=lambda: policies.current.limits,
@@ -330,9 +333,13 @@ async def _run(settings: Settings) -> None:
     ready = f"outrider ready listen={sidecar.listen} control={sidecar.control} pid={os.getpid()}"
     sys.stdout.write(ready + "\n")
     sys.stdout.flush()
+    service_manager.tell(service_manager.READY)
+    alive = loop.create_task(service_manager.stay_alive())
     await stop.wait()
+    service_manager.tell(service_manager.STOPPING)
     log.info("draining")
     await sidecar.stop()
+    alive.cancel()
     log.info("stopped")
 
 

@@ -134,7 +134,7 @@ class Rig:
         self.kills = await KillBoard.load(self.store, self.ledger)
         self.domains = Domains(100)
         self.health = Health(policy.upstreams)
-        recorder = Recorder(self.ledger, self.unresolved)
+        recorder = Recorder(self.ledger, self.unresolved, "cooperative")
         self.agents = Agents(limits=lambda: self.policies.current.limits, emit=recorder.agent_changed)
         self.traffic = Traffic()
         self.telemetry = Telemetry()

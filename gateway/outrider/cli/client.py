@@ -46,7 +46,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def connect(url: str, timeout_s: float) -> http.client.HTTPConnection:
+def connect(url: str, timeout_s: float, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
     """A connection to ``http://…``, ``https://…`` or ``unix:/path``. Raises CliError for any other text."""
     if url.startswith("unix:"):
         return UnixConnection(url.removeprefix("unix:"), timeout_s)
@@ -59,7 +59,7 @@ def connect(url: str, timeout_s: float) -> http.client.HTTPConnection:
         raise CliError(f"'{url}' is not the address of a sidecar.", "write http://HOST:PORT or unix:/PATH.", 2)
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
-    context = ssl.create_default_context(cafile=os.environ.get("OUTRIDER_CA_FILE") or None)
+    context = tls or ssl.create_default_context(cafile=os.environ.get("OUTRIDER_CA_FILE") or None)
     return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 

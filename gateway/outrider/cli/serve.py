@@ -10,7 +10,7 @@ import typer
 from outrider.cli.fault import CliError
 from outrider.cli.place import DEFAULT_DATA, DEFAULT_POLICY
 from outrider.errors import Misconfigured
-from outrider.settings import Address, Settings, Tls
+from outrider.settings import Address, Enforcement, Settings, Tls
 
 
 def register(app: typer.Typer) -> None:
@@ -25,29 +25,98 @@ def serve(
         Path, typer.Option("--data", envvar="OUTRIDER_DATA", metavar="DIR", help="The folder of ledger and tokens.")
     ] = DEFAULT_DATA,
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="The agents' listener; port 0 picks a free one.")
+        str,
+        typer.Option(
+            "--listen",
+            envvar="OUTRIDER_LISTEN",
+            metavar="HOST:PORT",
+            help="The agents' listener; port 0 picks a free one.",
+        ),
     ] = "127.0.0.1:7070",
     uds: Annotated[
-        str, typer.Option("--uds", metavar="PATH", help="A Unix socket for agents too.", show_default=False)
+        str,
+        typer.Option(
+            "--uds", envvar="OUTRIDER_UDS", metavar="PATH", help="A Unix socket for agents too.", show_default=False
+        ),
     ] = "",
     control: Annotated[
-        str, typer.Option("--control", metavar="HOST:PORT", help="The people's listener; port 0 picks a free one.")
+        str,
+        typer.Option(
+            "--control",
+            envvar="OUTRIDER_CONTROL_LISTEN",
+            metavar="HOST:PORT",
+            help="The people's listener; port 0 picks a free one.",
+        ),
     ] = "127.0.0.1:7071",
     listen_cert: Annotated[
-        str, typer.Option("--listen-cert", metavar="FILE", help="TLS certificate (PEM).", show_default=False)
+        str,
+        typer.Option(
+            "--listen-cert",
+            envvar="OUTRIDER_LISTEN_CERT",
+            metavar="FILE",
+            help="TLS certificate (PEM).",
+            show_default=False,
+        ),
     ] = "",
     listen_key: Annotated[
-        str, typer.Option("--listen-key", metavar="FILE", help="Its private key (PEM).", show_default=False)
+        str,
+        typer.Option(
+            "--listen-key",
+            envvar="OUTRIDER_LISTEN_KEY",
+            metavar="FILE",
+            help="Its private key (PEM).",
+            show_default=False,
+        ),
     ] = "",
     control_cert: Annotated[
-        str, typer.Option("--control-cert", metavar="FILE", help="TLS certificate (PEM).", show_default=False)
+        str,
+        typer.Option(
+            "--control-cert",
+            envvar="OUTRIDER_CONTROL_CERT",
+            metavar="FILE",
+            help="TLS certificate (PEM).",
+            show_default=False,
+        ),
     ] = "",
     control_key: Annotated[
-        str, typer.Option("--control-key", metavar="FILE", help="Its private key (PEM).", show_default=False)
+        str,
+        typer.Option(
+            "--control-key",
+            envvar="OUTRIDER_CONTROL_KEY",
+            metavar="FILE",
+            help="Its private key (PEM).",
+            show_default=False,
+        ),
     ] = "",
     drain_timeout: Annotated[
-        float, typer.Option("--drain-timeout", metavar="SECONDS", help="How long SIGTERM waits for calls.", min=0)
+        float,
+        typer.Option(
+            "--drain-timeout",
+            envvar="OUTRIDER_DRAIN_TIMEOUT",
+            metavar="SECONDS",
+            help="How long SIGTERM waits for calls.",
+            min=0,
+        ),
     ] = 25.0,
+    token_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-dir",
+            envvar="OUTRIDER_TOKEN_DIR",
+            metavar="DIR",
+            help="A folder shared with agents: a copy of their token is written there, readable by the folder's group.",
+            show_default=False,
+        ),
+    ] = None,
+    enforcement: Annotated[
+        Enforcement,
+        typer.Option(
+            "--enforcement",
+            envvar="OUTRIDER_ENFORCEMENT",
+            metavar="cooperative|network",
+            help="What keeps agents from going round this sidecar to the upstreams. Your word, for the ledger.",
+        ),
+    ] = "cooperative",
 ) -> None:
     """Run a sidecar until SIGTERM. Prints one line when it is ready; logs are JSON on stderr."""
     settings = Settings(
@@ -59,6 +128,8 @@ def serve(
         listen_tls=Tls(listen_cert, listen_key),
         control_tls=Tls(control_cert, control_key),
         drain_timeout_s=drain_timeout,
+        token_dir=token_dir,
+        enforcement=enforcement,
     )
     raise typer.Exit(_run(settings))
 

@@ -2,7 +2,7 @@
 
 One small HTTP/1.1 server with the services below, each with its scripted fault, the same in every run. It counts what
 it is asked and what it really did, so that a side effect that happened twice is seen where it happens. It ends when
-its standard input does.
+its standard input does; with ``--listen HOST:PORT`` (as in docker/compose.yaml) at SIGTERM instead.
 
     orders    drops the first two connections without an answer
     prices    says 503 with Retry-After: 1 once
@@ -15,9 +15,11 @@ its standard input does.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outrider import clock
+from outrider.settings import Address
 
 DEAD_S = 2.5
 """How long the stock service is dead."""
@@ -160,7 +163,18 @@ async def _answer(shop: Shop, reader: asyncio.StreamReader, writer: asyncio.Stre
         await writer.drain()
 
 
-async def _serve() -> None:
+async def _end_of_input() -> None:
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def _signalled() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def _serve(address: Address, end: Callable[[], Awaitable[None]]) -> None:
     shop = Shop()
     busy: set[asyncio.Task[None]] = set()
 
@@ -175,15 +189,25 @@ async def _serve() -> None:
             busy.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, address.host, address.port)
     sys.stdout.write(json.dumps({"event": "ready", "port": server.sockets[0].getsockname()[1]}) + "\n")
     sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.read)
+    await end()
     server.close()
     for task in tuple(busy):
         task.cancel()
     await asyncio.gather(*busy, return_exceptions=True)
 
 
+def main() -> None:
+    words = argparse.ArgumentParser(prog="outrider.demo.upstream", description="The flaky tool server.")
+    words.add_argument("--listen", metavar="HOST:PORT", help="where; without it a free port, until the input ends")
+    listen = words.parse_args().listen
+    if listen is None:
+        asyncio.run(_serve(Address("127.0.0.1", 0), _end_of_input))
+    else:
+        asyncio.run(_serve(Address.parse(listen, "--listen"), _signalled))
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    main()
