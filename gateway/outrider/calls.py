@@ -5,7 +5,7 @@ Light on purpose: an agent's process imports this file, so it imports nothing ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -164,3 +164,6 @@ class Attempt:
     sent: bool = False
     deadline_ms: int | None = None  # what remains of the call's total deadline, told to the upstream
     still_running: Future[None] | None = None
+    caller: object | None = None  # the caller's side, for an exchange that is more than one question and one answer
+    commit: Callable[[], Awaitable[bool]] | None = None  # see ``stages.journal``
+    committed: bool = False  # something of it has reached the caller, or the caller was asked: never repeated

@@ -132,9 +132,9 @@ class Flight:
     """One call under way. Its task, its verdict and its resources; the supervisor owns it."""
 
     __slots__ = (
-        "ahead", "answer", "attempt", "attempts", "call", "children", "deadline", "degraded_by", "domain",
-        "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy", "received", "scope", "slot",
-        "started_wall", "strict", "task", "unheard", "unwritten", "verdict",
+        "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "degraded_by",
+        "domain", "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy", "received", "scope",
+        "slot", "started_wall", "strict", "task", "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -146,6 +146,8 @@ class Flight:
         self.received = received  # monotonic seconds
         self.started_wall = started_wall
         self.deadline: float | None = None  # monotonic seconds
+        self.caller: object | None = None  # of a way in whose answers are more than one value; drivers know its kind
+        self.committed = False  # something of the answer has reached the caller: no retry and no fallback
         self.attempts = 0  # sendings decided so far, over all tools of a fallback
         self.attempt: Attempt | None = None  # the one in flight
         self.slot: Slot | None = None

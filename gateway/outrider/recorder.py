@@ -66,6 +66,18 @@ class Recorder:
         _write(flight)
         return self._attempt_started(flight, attempt, _upstream(flight))
 
+    def committed(self, flight: Flight, attempt: Attempt) -> asyncio.Future[int]:
+        """Something of an attempt's answer is about to reach the caller. Durable when the future resolves."""
+        _write(flight)
+        event = Event(
+            type=EventType.ATTEMPT_COMMITTED,
+            call_id=flight.call.id,
+            attempt=attempt.n,
+            agent={"name": flight.call.agent.name},
+            tool=attempt.tool,
+        )
+        return self._ledger.append(event, durable=attempt.effect.has_effects, ahead=True)
+
     # ── the records ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _received(self, flight: Flight, call: Call, redact: tuple[str, ...]) -> None:

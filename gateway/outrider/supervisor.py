@@ -95,11 +95,13 @@ class Supervisor:
 
     # ── a call ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, call: Call) -> Flight:
-        """Start a call. Never raises; ``flight.answer`` resolves exactly once."""
+    def submit(self, call: Call, caller: object | None = None) -> Flight:
+        """Start a call. Never raises; ``flight.answer`` resolves exactly once. ``caller``: its side of an exchange that
+        is more than a question and an answer; the upstream's driver knows its kind."""
         loop = asyncio.get_running_loop()
         flight = Flight(call, self._policies.current, received=clock.monotonic(), started_wall=clock.wall())
         flight.answer = loop.create_future()
+        flight.caller = caller
         flight.ahead = len(self.flights)
         flight.on_observed = self._observed
         self.flights[call.id] = flight

@@ -34,6 +34,7 @@ class EventType(StrEnum):
     CALL_DECIDED = "call.decided"
     CALL_OBSERVED = "call.observed"
     ATTEMPT_STARTED = "attempt.started"
+    ATTEMPT_COMMITTED = "attempt.committed"
     ATTEMPT_FINISHED = "attempt.finished"
     ATTEMPT_SETTLED = "attempt.settled"
     CALL_FINISHED = "call.finished"

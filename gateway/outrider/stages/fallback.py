@@ -56,7 +56,7 @@ class Fallback:
         plan = flight.plan
         outcome = await following(flight)
         for way in plan.fallback:
-            if flight.verdict is not None or not may_fall_back(outcome, _effect(flight), way):
+            if flight.verdict is not None or flight.committed or not may_fall_back(outcome, _effect(flight), way):
                 break
             if way.is_static:
                 flight.degraded_by = "static"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from outrider import clock
 from outrider.calls import Attempt, Effect, Outcome, OutcomeKind
@@ -32,6 +33,7 @@ class Journal:
             return refusal
         if not attempt.effect.has_effects:
             self._recorder.attempt_started(flight, attempt)
+        attempt.caller, attempt.commit = flight.caller, partial(self._commit, flight, attempt)
         flight.attempts, flight.attempt = attempt.n, attempt
         began = clock.monotonic()
         outcome: Outcome | None = None
@@ -43,6 +45,18 @@ class Journal:
             end = outcome or _unexpected(attempt)
             self._recorder.attempt_finished(flight, attempt, end, took_s)
             self._on_attempt(flight.plan.upstream.name, end.kind, took_s)
+
+    async def _commit(self, flight: Flight, attempt: Attempt) -> bool:
+        """Before the first part of an answer is passed on, or the caller is asked something: from then on this attempt
+        is not repeated, and that is on disk. False: the ledger cannot be written, so nothing may be passed on."""
+        if attempt.committed:
+            return True
+        try:
+            await self._recorder.committed(flight, attempt)
+        except LedgerUnavailable:
+            return False
+        attempt.committed = flight.committed = True
+        return True
 
     def _attempt(self, flight: Flight) -> Attempt:
         plan, call = flight.plan, flight.call

@@ -66,6 +66,7 @@ def decide(
     *,
     attempts: int,
     is_parent: bool,
+    committed: bool = False,
     remaining_s: float | None,
     rng: Callable[[], float],
 ) -> Again | GiveUp:
@@ -78,6 +79,8 @@ def decide(
         return GiveUp("its process is not connected", outcome.kind is OutcomeKind.NOT_EXECUTED)
     if failure is None or not is_retryable(failure, outcome.kind, plan.effect, plan.retry):
         return GiveUp("this failure is not retried")
+    if committed:
+        return GiveUp("a part of its answer has reached the caller")
     if is_parent:
         return GiveUp("a call that made calls of its own is not repeated")
     if attempts >= plan.retry.max_attempts:
@@ -123,6 +126,7 @@ class Retry:
                 plan,
                 attempts=flight.attempts - before,
                 is_parent=flight.is_parent,
+                committed=flight.committed,
                 remaining_s=flight.remaining_s(now),
                 rng=self._rng,
             )
