@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from outrider import gauges
-from outrider.control import agents, calls, kills, ledger, policy, probes, upstreams
+from outrider.control import agents, calls, console, kills, ledger, policy, probes, upstreams
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
 from outrider.errors import Code, Misconfigured, Refused
@@ -27,15 +27,18 @@ ROUTES: Routes = (
     *ledger.ROUTES,
     *policy.ROUTES,
     *probes.ROUTES,
+    *console.ROUTES,
 )
 
 
 def control_app(services: Services, tokens: Tokens) -> web.Application:
     """The people's listener."""
     app = web.Application(
-        middlewares=[guarded(cross_origin, _own_host_only, partial(_people_only, tokens)), _refusals],
+        middlewares=[guarded(_foreign_page, _own_host_only, partial(_people_only, tokens)), _refusals],
         client_max_size=MAX_BODY_BYTES,
     )
+    app[console.DESK] = console.Desk(services, tokens)
+    app.on_shutdown.append(console.on_shutdown)
     for method, path, route in ROUTES:
         app.router.add_route(method, path, partial(route, services))
     gauges.declare(services, partial(unready, services))
@@ -46,7 +49,9 @@ def control_app(services: Services, tokens: Tokens) -> web.Application:
 
 
 def _people_only(tokens: Tokens, request: web.Request) -> web.Response | None:
-    if request.path in OPEN_PATHS:
+    if request.path in OPEN_PATHS or console.is_open(request):
+        return None
+    if "Authorization" not in request.headers and console.signed_in(request):
         return None
     kind = tokens.kind(bearer(request))
     reads_metrics = request.path == "/metrics" and request.method == "GET"
@@ -64,6 +69,11 @@ def _refused_credential(kind: str | None, given: bool) -> web.Response:
         return problem_response(Code.UNAUTHENTICATED, "This is not the admin token of this sidecar.")
     detail = "Send 'Authorization: Bearer TOKEN' with the admin token (the file admin.token in the data folder)."
     return problem_response(Code.UNAUTHENTICATED, detail)
+
+
+def _foreign_page(request: web.Request) -> web.Response | None:
+    """A page of another site may link to ours, and nothing else."""
+    return None if console.is_arrival(request) else cross_origin(request)
 
 
 def _own_host_only(request: web.Request) -> web.Response | None:

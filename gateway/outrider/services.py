@@ -11,6 +11,7 @@ from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.ledger.writer import Ledger
 from outrider.policy.current import CurrentPolicy
+from outrider.pulse import Pulse
 from outrider.settings import Settings
 from outrider.store import Store
 from outrider.supervisor import Supervisor
@@ -32,3 +33,4 @@ class Services:
     supervisor: Supervisor
     channel: Channel
     telemetry: Telemetry
+    pulse: Pulse

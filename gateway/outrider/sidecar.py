@@ -33,6 +33,7 @@ from outrider.ledger.writer import Ledger
 from outrider.pipeline import compose, stages
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import Policy, load
+from outrider.pulse import Pulse
 from outrider.recorder import Recorder
 from outrider.recovery import History, Recovery
 from outrider.services import Services
@@ -177,6 +178,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         store, ledger, file=lambda: settings.kill_file if policies.current.kills.file else None
     )
     telemetry = Telemetry()
+    pulse = Pulse()
     recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
     domains = Domains(policy.limits.max_domains)
     health = Health(policy.upstreams, on_recovered=lambda name: domains.probe_succeeded(name, clock.monotonic()))
@@ -210,6 +212,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         agents=agents,
         unresolved=unresolved,
         telemetry=telemetry,
+        pulse=pulse,
         local=local,
         run=compose(chain),
     )
@@ -227,7 +230,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
     local.recover(suspects)
     services = Services(
-        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry
+        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry, pulse
     )
     return Sidecar(services, drivers, local, tokens)
 

@@ -22,6 +22,7 @@ from outrider.kills import Kill, KillBoard
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import Policy
+from outrider.pulse import Pulse
 from outrider.recorder import Mutation, Recorder
 from outrider.stages import Next
 from outrider.telemetry import Telemetry, traceparent_of
@@ -70,6 +71,7 @@ class Supervisor:
         agents: Agents,
         unresolved: Unresolved,
         telemetry: Telemetry,
+        pulse: Pulse,
         local: Acknowledges,
         run: Next,
     ) -> None:
@@ -80,6 +82,7 @@ class Supervisor:
         self._agents = agents
         self._unresolved = unresolved
         self._telemetry = telemetry
+        self._pulse = pulse
         self._local = local
         self._run_stages = run
         self.on_lifecycle: Callable[[str, str], None] = lambda state, reason: None
@@ -130,6 +133,7 @@ class Supervisor:
         if not flight.answer.done():  # before the statistics: a fault in those must not cost the answer
             flight.answer.set_result(outcome)
         self._agents.finished(flight.call, outcome)
+        self._pulse.ended(outcome, flight.attempts, flight.received + took_s)
         self._telemetry.on_call_finished(flight.call, outcome, took_s, flight.attempts)
         self._telemetry.end(span, outcome, flight.attempts)
 

@@ -26,6 +26,7 @@ from outrider.pipeline import compose, stages
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import load
 from outrider.policy.plans import Plan
+from outrider.pulse import Pulse
 from outrider.recorder import Recorder
 from outrider.store import Store
 from outrider.supervisor import Supervisor
@@ -157,6 +158,7 @@ class Rig:
             agents=self.agents,
             unresolved=self.unresolved,
             telemetry=self.telemetry,
+            pulse=Pulse(),
             local=NoAdapters(),
             run=compose(chain),
         )

@@ -12,6 +12,8 @@ from aiohttp import web
 from outrider.services import Services
 
 ACTOR_HEADER = "Outrider-Actor"
+CREDENTIAL = web.RequestKey("credential", str)
+"""Where a request says on whose credential it came, if not on the admin token."""
 MAX_ACTOR_CHARS = 100
 FLUSH_S = 1.0
 """How long a reader of the ledger waits for what is on its way into it."""
@@ -23,7 +25,9 @@ Routes = tuple[tuple[str, str, Route], ...]
 
 
 def by(request: web.Request) -> str:
-    """Who did it, for the ledger: the token, and the name that its holder gives."""
+    """Who did it, for the ledger: the credential, and the name that its holder gives."""
+    if CREDENTIAL in request:
+        return request[CREDENTIAL]
     name = request.headers.get(ACTOR_HEADER, "").strip()[:MAX_ACTOR_CHARS]
     return f"token:admin ({name})" if name and name.isprintable() else "token:admin"
 

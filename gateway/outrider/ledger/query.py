@@ -15,7 +15,7 @@ from typing import IO, Any, Final, Literal
 import msgspec
 from sqlite_utils import Database
 
-from outrider.ledger.record import decode_record
+from outrider.ledger.record import STARTS, EventType, decode_record
 from outrider.store import open_reader
 
 MAX_LIMIT: Final = 1000
@@ -35,6 +35,9 @@ COLUMNS: Final = (
     "result_bytes", "trace_id", "span_id", "prev", "hash",
 )  # fmt: skip
 """Of the CSV export."""
+
+STEPS: Final = STARTS | {EventType.ATTEMPT_FINISHED}
+"""Records on the way to a call's end."""
 
 Record = dict[str, Any]
 
@@ -92,6 +95,19 @@ def tail(folder: Path, n: int = 20, *, after_seq: int | None = None) -> list[Rec
                 "SELECT line, hash FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, n)
             ).fetchall()
     return [_record(line, digest) for line, digest in rows]
+
+
+def latest(folder: Path, n: int) -> list[Record]:
+    """The last ``n`` records that say how something ended or changed, newest first: not each step of a call. Looks at
+    a bounded number."""
+    n = _bounded(n)
+    steps = ", ".join(f"'{kind.value}'" for kind in STEPS)
+    sql = (
+        "SELECT line, hash FROM ledger WHERE seq > (SELECT max(seq) FROM ledger) - ? "  # noqa: S608
+        f"AND type NOT IN ({steps}) ORDER BY seq DESC LIMIT ?"
+    )
+    with open_reader(folder) as db:
+        return [_record(line, digest) for line, digest in db.execute(sql, (n * 20, n)).fetchall()]
 
 
 def search(folder: Path, wanted: Filter, *, limit: int = 100, before_seq: int | None = None) -> Page:
