@@ -17,7 +17,7 @@ from outrider.policy.conditions import Condition, Question, timestamp
 from outrider.policy.guard import guard_args
 from outrider.policy.patterns import PatternIndex
 
-__all__ = ["Decision", "Facts", "Rule", "Rules", "guard_args"]
+__all__ = ["Decision", "Facts", "Rule", "Rules", "guard_args", "question_of"]
 
 Then = Literal["allow", "deny", "require_approval"]
 
@@ -121,12 +121,17 @@ class Rules:
     def decide(self, facts: Facts) -> Decision:
         """The decision on one call. Never raises for what a caller sent."""
         matching = self._matching(facts.tool, facts.agent.name)
-        question = Question(lambda name: _VALUES[name](facts))
+        question = question_of(facts)
         decision = _enforced(matching, question)
         if not matching.shadows or decision.effect == "deny":
             return decision
         shadows = _watched(matching.shadows, question, decision)
         return replace(decision, shadows=shadows) if shadows else decision
+
+
+def question_of(facts: Facts) -> Question:
+    """What conditions may ask about one call."""
+    return Question(lambda name: _VALUES[name](facts))
 
 
 def _enforced(matching: _Matching, question: Question) -> Decision:
