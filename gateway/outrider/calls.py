@@ -136,6 +136,7 @@ class Call:
     caller_ref: str = ""
     deadline_ms: int | None = None
     traceparent: str = ""
+    tracestate: str = ""
     origin: str = ""
     framework_tool: str = ""
 
@@ -167,3 +168,6 @@ class Attempt:
     caller: object | None = None  # the caller's side, for an exchange that is more than one question and one answer
     commit: Callable[[], Awaitable[bool]] | None = None  # see ``stages.journal``
     committed: bool = False  # something of it has reached the caller, or the caller was asked: never repeated
+    status: int | None = None  # of an HTTP answer, set by the upstream
+    traceparent: str = ""  # the context that goes with it
+    span_id: str = ""  # of its own span, empty where the call is not traced

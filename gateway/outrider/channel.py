@@ -29,7 +29,7 @@ from outrider.flight import Flight
 from outrider.frames import Malformed, check_hello, check_open, decoded, encode_answer, encode_undeliverable
 from outrider.policy.plans import Limits
 from outrider.sessions import NEVER_WAITS, Link, Session, session_id
-from outrider.telemetry import traceparent_from
+from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.upstreams.local import LocalUpstream
 from outrider.wire import (
     FRAME_BYTES,
@@ -316,6 +316,7 @@ class Channel:
             caller_ref=frame.caller_ref,
             deadline_ms=frame.deadline_ms,
             traceparent=traceparent_from(frame.traceparent),
+            tracestate=tracestate_from(frame.traceparent, frame.tracestate),
             origin=session.id,
             framework_tool=frame.framework_tool,
         )

@@ -24,7 +24,7 @@ from outrider.http_common import (
 )
 from outrider.policy.current import CurrentPolicy
 from outrider.supervisor import Supervisor
-from outrider.telemetry import traceparent_from
+from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.wire import CallAnswer, CallBody
 
 DEADLINE_HEADER = "Gateway-Timeout-Ms"
@@ -142,6 +142,7 @@ def to_call(body: bytes, request: web.Request) -> Call:
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"The body is not what POST /v1/call takes: {error}. {EXAMPLE}") from None
     agent = _one_of(request, "Outrider-Agent", asked.agent, "agent") or "anonymous"
+    traceparent, tracestate = _trace_context(request)
     return Call(
         id=clock.new_id(),
         tool=_name(asked.tool, "tool"),
@@ -153,7 +154,8 @@ def to_call(body: bytes, request: web.Request) -> Call:
         parent=_name(asked.parent or "", "parent"),
         caller_ref=_name(asked.caller_ref or "", "caller_ref"),
         deadline_ms=_deadline_ms(request),
-        traceparent=traceparent_from(request.headers.get("traceparent", "")),
+        traceparent=traceparent,
+        tracestate=tracestate,
     )
 
 
@@ -174,6 +176,13 @@ def _name(text: str, field: str) -> str:
     if not text.isprintable():
         raise BadRequest(f"'{field}' holds characters that cannot be printed.")
     return text
+
+
+def _trace_context(request: web.Request) -> tuple[str, str]:
+    traceparent = traceparent_from(request.headers.get("traceparent", ""))
+    if not traceparent:
+        return "", ""
+    return traceparent, tracestate_from(traceparent, ",".join(request.headers.getall("tracestate", ())))
 
 
 def _deadline_ms(request: web.Request) -> int | None:

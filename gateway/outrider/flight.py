@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from outrider.kills import Kill
     from outrider.policy.load import Policy
     from outrider.policy.plans import Plan
+    from outrider.policy.rules import Decision
+    from outrider.telemetry import Trace
 
 
 MIN_ATTEMPT_S = 0.1
@@ -132,9 +134,10 @@ class Flight:
     """One call under way. Its task, its verdict and its resources; the supervisor owns it."""
 
     __slots__ = (
-        "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "degraded_by",
-        "domain", "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy", "received", "scope",
-        "slot", "started_wall", "strict", "task", "unheard", "unwritten", "verdict",
+        "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "decision",
+        "degraded_by", "domain", "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy",
+        "received", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent", "unheard", "unwritten",
+        "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -160,6 +163,9 @@ class Flight:
         self.degraded_by = ""
         self.observed: tuple[tuple[object, ...], ...] = ()  # what the policy would have refused; see ``observing``
         self.on_observed: OnObserved = _untold
+        self.decision: Decision | None = None  # what the rules said last
+        self.trace: Trace | None = None  # of a call that is traced
+        self.traceparent = call.traceparent  # the context that goes with it: its own where it is traced
         self.verdict: Verdict | None = None
         self.scope: Scope | None = None
         self.task: asyncio.Task[None] | None = None

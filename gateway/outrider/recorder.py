@@ -92,7 +92,8 @@ class Recorder:
             principal=call.principal.name,
             tool=call.tool,
             policy_digest=flight.policy.digest,
-            trace_id=call.traceparent[3:35],
+            trace_id=flight.traceparent[3:35],
+            span_id=flight.trace.span_id if flight.trace is not None else "",
             enforcement="cooperative" if call.origin else self._enforcement,
         )
         self._ledger.append(event, linger=True, args=call.args, redact=redact)
@@ -145,6 +146,8 @@ class Recorder:
             effect=attempt.effect.value,
             idempotency_key=attempt.idempotency_key,
             enforcement="cooperative" if upstream == "local" else self._enforcement,
+            trace_id=_trace_id(flight),
+            span_id=attempt.span_id,
             # what bars the same call should a crash leave this one open
             data={"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {},
         )
@@ -167,6 +170,8 @@ class Recorder:
             status=(failure.status or 0) if failure is not None else 0,
             detail=text[:500],
             timing={"took_ms": round(took_s * 1000, 3)},
+            trace_id=_trace_id(flight),
+            span_id=attempt.span_id,
             result_digest=outcome.result_digest or "",
             result_bytes=outcome.result_bytes or 0,
         )
@@ -194,6 +199,8 @@ class Recorder:
             stage=outcome.stage,
             policy_digest=flight.policy.digest,
             timing={"total_ms": round(took_s * 1000, 3)},
+            trace_id=_trace_id(flight),
+            span_id=flight.trace.span_id if flight.trace is not None else "",
             data=_end_data(flight, outcome),
         )
         result = outcome.value if outcome.ok else None
@@ -240,6 +247,11 @@ def _in_passing(flight: Flight) -> None:
 def _upstream(flight: Flight) -> str:
     assert flight.plan is not None
     return flight.plan.upstream.name
+
+
+def _trace_id(flight: Flight) -> str:
+    """Of a call that is traced here; its first record names the trace in any case."""
+    return flight.trace.trace_id if flight.trace is not None else ""
 
 
 def _who(agent: Agent) -> dict[str, Any]:

@@ -41,6 +41,8 @@ from outrider.settings import Address, Settings
 from outrider.store import Store
 from outrider.supervisor import Supervisor
 from outrider.telemetry import Telemetry
+from outrider.telemetry.environment import exports_of
+from outrider.telemetry.exporting import Exporting
 from outrider.unresolved import Mutation, Unresolved
 from outrider.upstreams.drivers import Drivers
 from outrider.upstreams.local import LocalUpstream
@@ -58,12 +60,14 @@ class Sidecar:
         self._tokens = tokens
         self._runners: list[web.AppRunner] = []
         self._tasks: list[asyncio.Task[Any]] = []
+        self._exporting: Exporting | None = None
         self.listen = services.settings.listen
         self.control = services.settings.control
 
     @classmethod
     async def start(cls, settings: Settings) -> Sidecar:
         """Everything up and serving. Raises Misconfigured with what is wrong and how to mend it."""
+        exports = exports_of(os.environ)
         policy = load(settings.policy)
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = Store.open(settings.data)
@@ -72,6 +76,7 @@ class Sidecar:
             if settings.token_dir is not None:
                 token_dir.publish(tokens.agent, settings.token_dir, settings.data)
             sidecar = await _assemble(settings, store, policy, tokens)
+            sidecar._exporting = Exporting(exports, sidecar.services.telemetry, store.incarnation)
         except BaseException:
             store.close()
             raise
@@ -85,6 +90,8 @@ class Sidecar:
     async def _serve(self) -> None:
         services, settings = self.services, self.services.settings
         services.policies.subscribe(self._policy_changed)
+        if self._exporting is not None:
+            self._exporting.start()
         services.health.start()
         plane = DataPlane(services.supervisor, services.policies, self._tokens, services.channel.handler, self._unready)
         self.listen = await self._listen(data_app(plane), settings.listen, settings, "listen")
@@ -158,6 +165,8 @@ class Sidecar:
         await services.channel.close()
         for runner in self._runners:
             await runner.cleanup()
+        if self._exporting is not None:
+            await self._exporting.stop()
         await services.health.close()
         await self._drivers.close()
         await services.kills.close()

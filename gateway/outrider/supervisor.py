@@ -25,7 +25,7 @@ from outrider.policy.load import Policy
 from outrider.pulse import Pulse
 from outrider.recorder import Mutation, Recorder
 from outrider.stages import Next
-from outrider.telemetry import Telemetry, traceparent_of
+from outrider.telemetry import Ending, Telemetry, Trace
 from outrider.unresolved import GUARDED, Unresolved
 
 log = logging.getLogger("outrider.supervisor")
@@ -122,9 +122,11 @@ class Supervisor:
         self._telemetry.on_observed(refusal.code)
 
     async def _live(self, flight: Flight) -> None:
-        span = self._telemetry.begin(flight.call)
-        if span is not None:
-            flight.call = replace(flight.call, traceparent=traceparent_of(span))
+        traces = self._telemetry.traces
+        if traces is not None:
+            flight.trace, flight.traceparent = traces.begin(
+                flight.call, received=flight.received, started_wall=flight.started_wall
+            )
         outcome = await self._guarded(flight)
         took_s = clock.monotonic() - flight.received
         outcome = await self._record_end(flight, outcome, took_s)
@@ -135,7 +137,8 @@ class Supervisor:
         self._agents.finished(flight.call, outcome)
         self._pulse.ended(outcome, flight.attempts, flight.received + took_s)
         self._telemetry.on_call_finished(flight.call, outcome, took_s, flight.attempts)
-        self._telemetry.end(span, outcome, flight.attempts)
+        if flight.trace is not None:
+            _end_trace(flight.trace, flight, outcome, took_s)
 
     async def _guarded(self, flight: Flight) -> Outcome:
         """The stages; an unexpected exception in one of them refuses, it never passes on."""
@@ -281,6 +284,25 @@ class Supervisor:
         await self._recorder.settled(call_id, n, outcome.kind, data, rows)
         if lifts:
             self._unresolved.forget(call_id)
+
+
+def _end_trace(trace: Trace, flight: Flight, outcome: Outcome, took_s: float) -> None:
+    decision = flight.decision
+    trace.end(
+        Ending(
+            outcome=outcome,
+            took_s=took_s,
+            attempts=flight.attempts,
+            plan=flight.plan,
+            ledger=flight.policy.ledger,
+            decision=decision.effect if decision is not None else "",
+            rule=(decision.rule or "") if decision is not None else "",
+            policy_digest=flight.policy.digest,
+            breaker=flight.domain.breaker.state.value if flight.domain is not None else "",
+            kill_id=flight.verdict.kill_id if flight.verdict is not None else "",
+            degraded_by=flight.degraded_by,
+        )
+    )
 
 
 def is_own_child(call: Call, parent: Call) -> bool:

@@ -109,6 +109,7 @@ class Open(Frame, tag="open", frozen=True):
     deadline_ms: int | None = None
     traceparent: str = ""
     framework_tool: str = ""
+    tracestate: str = ""
 
 
 class Aborted(Frame, tag="aborted", frozen=True):
@@ -172,6 +173,7 @@ class Execute(Frame, tag="execute", frozen=True):
     """Run attempt ``n`` now. Not begun within ``start_by_ms``: answer ``finished`` with state ``not_started``.
 
     ``timeout_ms`` 0 means none. ``args`` is None: use the ones of ``open``. ``ref`` of ``open`` is repeated.
+    ``traceparent`` is the attempt's own span, empty where the call is not traced.
     """
 
     ref: str
@@ -183,6 +185,7 @@ class Execute(Frame, tag="execute", frozen=True):
     on_ok: Literal["report", "await"] = "await"
     placement: Literal["", "thread", "caller"] = ""
     composite: bool = False
+    traceparent: str = ""
 
 
 class Closed(Frame, tag="closed", frozen=True):

@@ -1,4 +1,4 @@
-"""Metrics are valid, bounded and cheap; spans carry the conventions' names, and cost nothing where nobody listens."""
+"""Metrics are valid and bounded, and the same by every way that they are read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from outrider import telemetry as module
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.errors import Code
-from outrider.telemetry import BUCKETS_S, MAX_SERIES, Telemetry, traceparent_from, traceparent_of
+from outrider.telemetry import Telemetry
+from outrider.telemetry.metrics import BUCKETS_S, MAX_SERIES
 
 OK = Outcome(OutcomeKind.OK)
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -132,83 +128,3 @@ def test_a_gauge_that_cannot_be_read_hides_no_other() -> None:
     samples = parse(telemetry.render_metrics())
     assert samples["outrider_good"] == 1
     assert "outrider_broken" not in samples
-
-
-# ── spans ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """A provider for this test only: the process's own can be set once."""
-    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)  # CrewAI's tests set it for its own telemetry
-    found, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(found))
-    monkeypatch.setattr(module.trace, "get_tracer_provider", lambda: provider)
-    return found
-
-
-def test_without_a_provider_there_are_no_spans() -> None:
-    """Nothing is made, nothing is sent on."""
-    telemetry = Telemetry()
-    span = telemetry.begin(call())
-    assert span is None
-    telemetry.end(span, OK, 1)
-    assert traceparent_of(span) == ""
-
-
-def test_a_call_is_one_span_below_its_callers(exporter: InMemorySpanExporter) -> None:
-    """The names of the conventions, and ours beside them."""
-    telemetry = Telemetry()
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    span = telemetry.begin(call(caller_ref="call_7", session="thread-1", run="r1", traceparent=parent))
-    sent_on = traceparent_of(span)
-    telemetry.end(span, OK, 2)
-    (done,) = exporter.get_finished_spans()
-    assert (done.name, done.kind) == ("execute_tool pay.out", trace.SpanKind.INTERNAL)
-    assert done.parent is not None
-    assert f"{done.parent.span_id:016x}" == "b7ad6b7169203331"
-    assert dict(done.attributes or {}) == {
-        "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": "pay.out",
-        "gen_ai.tool.call.id": "call_7",
-        "gen_ai.agent.name": "ann",
-        "gen_ai.conversation.id": "thread-1",
-        "outrider.call.id": "c1",
-        "outrider.run.id": "r1",
-        "outrider.outcome": "ok",
-        "outrider.attempts": 2,
-    }
-    assert sent_on.startswith("00-0af7651916cd43dd8448eb211c80319c-")
-    assert sent_on != parent
-
-
-def test_a_call_that_did_not_succeed_is_an_error_with_its_code(exporter: InMemorySpanExporter) -> None:
-    """``error.type`` is a word of ours; a traceparent that is none makes a root."""
-    telemetry = Telemetry()
-    outcome = Outcome(OutcomeKind.NOT_EXECUTED, code=Code.DENIED, detail="no shell", rule="no shell in this team")
-    telemetry.end(telemetry.begin(call(traceparent="garbage")), outcome, 0)
-    (done,) = exporter.get_finished_spans()
-    assert done.parent is None
-    assert done.attributes is not None
-    assert done.attributes["error.type"] == "denied"
-    assert done.attributes["outrider.rule"] == "no shell in this team"
-    assert done.status.status_code is trace.StatusCode.ERROR
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "garbage",
-        "00-\r\nX-Injected: 1",
-        "00-\udcff",
-        "00-\x00",
-        "00-" + "A" * 32 + "-" + "0" * 16 + "-01",
-        "ff" + "-0" * 3,
-    ],
-)
-def test_a_traceparent_that_is_none_is_sent_to_nobody(text: str) -> None:
-    """It is a header of what goes upstream: what is malformed would break that request, and count as its failure."""
-    assert traceparent_from(text) == ""
-    good = f"00-{'a' * 32}-{'b' * 16}-01"
-    assert traceparent_from(good) == good

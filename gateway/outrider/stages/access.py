@@ -21,6 +21,7 @@ class Access:
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
         decision = decide(flight, flight.policy, flight.plan.tool)
+        flight.decision = decision
         self._recorder.decided(flight, flight.plan.tool, decision)
         refusal = enforced(flight, refusal_of(decision, flight.plan.tool, STAGE))
         return refusal if refusal is not None else await following(flight)

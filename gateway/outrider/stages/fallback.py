@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from outrider import clock
 from outrider.access import decide, refusal_of
 from outrider.calls import Effect, Outcome, OutcomeKind
 from outrider.errors import Code
@@ -12,6 +13,7 @@ from outrider.observing import enforced
 from outrider.policy.plans import Fallback as Way
 from outrider.recorder import Recorder
 from outrider.stages import Next
+from outrider.telemetry import semconv
 
 STAGE = "fallback"
 FALLS_BACK = frozenset(
@@ -58,6 +60,7 @@ class Fallback:
         for way in plan.fallback:
             if flight.verdict is not None or flight.committed or not may_fall_back(outcome, _effect(flight), way):
                 break
+            _mark(flight, way, outcome)
             if way.is_static:
                 flight.degraded_by = "static"
                 return Outcome(OutcomeKind.OK, value=way.static, degraded=True, stage=STAGE)
@@ -69,6 +72,7 @@ class Fallback:
         if other is None:
             return before
         decision = decide(flight, flight.policy, tool)
+        flight.decision = decision
         self._recorder.decided(flight, tool, decision)
         refusal = enforced(flight, refusal_of(decision, tool, STAGE), tool=tool)
         if refusal is not None:
@@ -77,6 +81,15 @@ class Fallback:
         flight.degraded_by = tool
         outcome = await following(flight)
         return replace(outcome, degraded=True) if outcome.ok else outcome
+
+
+def _mark(flight: Flight, way: Way, outcome: Outcome) -> None:
+    if flight.trace is not None:
+        why = outcome.code.value if outcome.code is not None else outcome.kind.value
+        tool = "static" if way.is_static else way.tool
+        flight.trace.note(
+            semconv.FALLBACK_EVENT, clock.monotonic(), {semconv.FALLBACK_TOOL: tool, semconv.FAILURE: why}
+        )
 
 
 def _effect(flight: Flight) -> Effect:

@@ -36,6 +36,7 @@ class Journal:
         attempt.caller, attempt.commit = flight.caller, partial(self._commit, flight, attempt)
         flight.attempts, flight.attempt = attempt.n, attempt
         began = clock.monotonic()
+        breaker = flight.domain.breaker.state.value if flight.trace is not None and flight.domain is not None else ""
         outcome: Outcome | None = None
         try:
             outcome = await following(flight)
@@ -45,6 +46,8 @@ class Journal:
             end = outcome or _unexpected(attempt)
             self._recorder.attempt_finished(flight, attempt, end, took_s)
             self._on_attempt(flight.plan.upstream.name, end.kind, took_s)
+            if flight.trace is not None:
+                flight.trace.attempted(attempt, flight.plan, breaker, began, took_s, end)
 
     async def _commit(self, flight: Flight, attempt: Attempt) -> bool:
         """Before the first part of an answer is passed on, or the caller is asked something: from then on this attempt
@@ -64,7 +67,18 @@ class Journal:
         key = call.id if plan.effect is Effect.KEYED else ""
         remaining_s = flight.remaining_s(clock.monotonic())
         deadline_ms = None if remaining_s is None else max(1, int(remaining_s * 1000))
-        return Attempt(call, flight.attempts + 1, plan.tool, plan.effect, key, deadline_ms=deadline_ms)
+        attempt = Attempt(
+            call,
+            flight.attempts + 1,
+            plan.tool,
+            plan.effect,
+            key,
+            deadline_ms=deadline_ms,
+            traceparent=flight.traceparent,
+        )
+        if flight.trace is not None:
+            flight.trace.announce(attempt)
+        return attempt
 
     async def _intent(self, flight: Flight, attempt: Attempt) -> Outcome | None:
         if self._recorder.refuses_effects(flight.policy.ledger):

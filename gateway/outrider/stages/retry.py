@@ -16,6 +16,7 @@ from outrider.flight import MIN_ATTEMPT_S, Flight
 from outrider.policy.plans import Plan
 from outrider.policy.plans import Retry as Settings
 from outrider.stages import Next
+from outrider.telemetry import semconv
 
 STAGE = "retry"
 
@@ -137,6 +138,7 @@ class Retry:
             reservation = domain.budget.reserve(now)
             if reservation is None:
                 return final(outcome, flight, GiveUp(SPENT))
+            _mark(flight, outcome.failure, now, step.delay_s)
             try:
                 awake = await self._back_off(flight, step.delay_s)
                 granted = awake and reservation.start(clock.monotonic())
@@ -150,6 +152,16 @@ class Retry:
         with flight.stoppable():
             await asyncio.sleep(wait_s)
         return flight.verdict is None
+
+
+def _mark(flight: Flight, failure: Failure, now: float, wait_s: float) -> None:
+    if flight.trace is not None:
+        told = {
+            semconv.ATTEMPT_NUMBER: flight.attempts,
+            semconv.FAILURE: failure.reason.value,
+            semconv.BACKOFF_S: round(wait_s, 6),
+        }
+        flight.trace.note(semconv.RETRY_EVENT, now, told)
 
 
 def _refused_after(failed: Outcome | None, refusal: Outcome, flight: Flight) -> Outcome:

@@ -80,14 +80,17 @@ class HttpDriver:
             connect_s=plan.timeouts.connect_s,
             on_send=on_send,
         )
+        attempt.status = answer.status
         return self._judge(answer)
 
     def _headers_of(self, attempt: Attempt, plan: Plan, request: Request) -> dict[str, str]:
         headers = {"Outrider-Call": attempt.call.id, "Gateway-Attempt": str(attempt.n), **request.headers}
         if attempt.deadline_ms is not None:
             headers["Gateway-Timeout-Ms"] = str(attempt.deadline_ms)
-        if attempt.call.traceparent:
-            headers["traceparent"] = attempt.call.traceparent
+        if attempt.traceparent:
+            headers["traceparent"] = attempt.traceparent
+            if attempt.call.tracestate:
+                headers["tracestate"] = attempt.call.tracestate
         if attempt.idempotency_key and plan.idempotency_header:
             headers[plan.idempotency_header] = attempt.idempotency_key
         headers.update(self._headers)

@@ -263,6 +263,7 @@ class LocalUpstream:
             on_ok="report" if attempt.effect is Effect.READ else "await",
             placement=plan.placement,
             composite=plan.composite,
+            traceparent=attempt.traceparent if attempt.span_id else "",
         )
 
     @staticmethod
