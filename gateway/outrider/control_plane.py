@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from outrider import gauges
-from outrider.control import agents, calls, console, kills, ledger, policy, probes, upstreams
+from outrider.control import agents, calls, console, kills, ledger, peers, policy, probes, upstreams
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
 from outrider.errors import Code, Misconfigured, Refused
@@ -23,6 +23,7 @@ ROUTES: Routes = (
     *agents.ROUTES,
     *calls.ROUTES,
     *kills.ROUTES,
+    *peers.ROUTES,
     *upstreams.ROUTES,
     *ledger.ROUTES,
     *policy.ROUTES,
@@ -57,6 +58,8 @@ def _people_only(tokens: Tokens, request: web.Request) -> web.Response | None:
     reads_metrics = request.path == "/metrics" and request.method == "GET"
     if kind == "admin" or (kind == "metrics" and reads_metrics):
         return None
+    if kind == "peer" and request.path.startswith("/v1/peer/"):
+        return None
     return _refused_credential(kind, bool(bearer(request)))
 
 
@@ -65,6 +68,8 @@ def _refused_credential(kind: str | None, given: bool) -> web.Response:
         return problem_response(Code.FORBIDDEN, "This is the agents' token; the control plane is for people.")
     if kind == "metrics":
         return problem_response(Code.FORBIDDEN, "This token may read GET /metrics and nothing else.")
+    if kind == "peer":
+        return problem_response(Code.FORBIDDEN, "This is the peers' credential; it opens /v1/peer/ and nothing else.")
     if given:
         return problem_response(Code.UNAUTHENTICATED, "This is not the admin token of this sidecar.")
     detail = "Send 'Authorization: Bearer TOKEN' with the admin token (the file admin.token in the data folder)."

@@ -16,7 +16,8 @@ import msgspec
 from aiohttp import web
 
 from outrider.errors import CODES, Code, Misconfigured, problem
-from outrider.settings import Settings, Tls
+from outrider.peers.client import credential
+from outrider.settings import Peers, Settings, Tls
 
 log = logging.getLogger("outrider.http")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,18 +25,21 @@ Guard = Callable[[web.Request], web.Response | None]
 """Says no to a request, or nothing."""
 PROBLEM_TYPE = "application/problem+json"
 MIN_TOKEN_CHARS = 16
+SECRET_FIX = "Make one for all sidecars, for example by: openssl rand -hex 32"
 encode_json = msgspec.json.Encoder(enc_hook=str).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The bearer tokens of this sidecar. ``metrics`` may read /metrics and nothing else."""
+    """The bearer tokens of this sidecar. ``metrics`` may read /metrics and nothing else, ``peer`` opens the peers' routes
+    and nothing else."""
 
     agent: str
     admin: str
     metrics: str | None = None
+    peer: str | None = None
 
-    def kind(self, token: str) -> Literal["agent", "admin", "metrics"] | None:
+    def kind(self, token: str) -> Literal["agent", "admin", "metrics", "peer"] | None:
         """Whose token this is, in constant time for each candidate."""
         given = token.encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, self.agent.encode()):
@@ -44,17 +48,28 @@ class Tokens:
             return "admin"
         if self.metrics is not None and hmac.compare_digest(given, self.metrics.encode()):
             return "metrics"
+        if self.peer is not None and hmac.compare_digest(given, self.peer.encode()):
+            return "peer"
         return None
 
     @classmethod
     def load(cls, settings: Settings) -> Tokens:
         """Read them, making the agents' and the people's on the first start. Raises Misconfigured."""
         metrics = settings.metrics_token_file
+        admin = _read_or_make(settings.admin_token_file)
         return cls(
             agent=_read_or_make(settings.agent_token_file),
-            admin=_read_or_make(settings.admin_token_file),
+            admin=admin,
             metrics=_read(metrics) if metrics.exists() else None,
+            peer=_peer(settings.peers, admin),
         )
+
+
+def _peer(peers: Peers, admin: str) -> str | None:
+    """None without peers: nothing then opens their routes but the people's token."""
+    if not peers:
+        return None
+    return credential(admin if peers.secret_file is None else _read(peers.secret_file, SECRET_FIX))
 
 
 def _read_or_make(path: Path) -> str:
@@ -67,16 +82,13 @@ def _read_or_make(path: Path) -> str:
     return _read(path)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, fix: str = "Delete the file, and the next start makes one.") -> str:
     try:
         token = path.read_text().strip()
     except OSError as error:
         raise Misconfigured(f"The token file {path} cannot be read: {error.strerror}.") from None
     if len(token) < MIN_TOKEN_CHARS:
-        raise Misconfigured(
-            f"The token in {path} is shorter than {MIN_TOKEN_CHARS} characters. "
-            "Delete the file, and the next start makes one."
-        )
+        raise Misconfigured(f"The token in {path} is shorter than {MIN_TOKEN_CHARS} characters. {fix}")
     return token
 
 

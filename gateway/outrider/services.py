@@ -10,6 +10,7 @@ from outrider.domains.domain import Domains
 from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.ledger.writer import Ledger
+from outrider.peers.fleet import Fleet
 from outrider.policy.current import CurrentPolicy
 from outrider.pulse import Pulse
 from outrider.settings import Settings
@@ -34,3 +35,4 @@ class Services:
     channel: Channel
     telemetry: Telemetry
     pulse: Pulse
+    fleet: Fleet

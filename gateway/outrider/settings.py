@@ -39,6 +39,25 @@ class Tls:
     key_file: str = ""
 
 
+MAX_PEERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The other sidecars. ``dns`` is the host and port of a name behind which they all are, this one too. ``timeout_s``
+    bounds every wait for one of them. ``secret_file`` None: the people's token."""
+
+    addresses: tuple[Address, ...] = ()
+    dns: Address | None = None
+    secret_file: Path | None = None
+    ca_file: str = ""
+    timeout_s: float = 3.0
+
+    def __bool__(self) -> bool:
+        """Whether there are to be any."""
+        return bool(self.addresses) or self.dns is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``uds`` is the Unix socket of the data plane, empty for none. ``drain_timeout_s`` bounds SIGTERM's drain.
@@ -57,6 +76,7 @@ class Settings:
     drain_timeout_s: float = 25.0
     token_dir: Path | None = None
     enforcement: Enforcement = "cooperative"
+    peers: Peers = Peers()
 
     @property
     def agent_token_file(self) -> Path:

@@ -33,6 +33,9 @@ log = logging.getLogger("outrider.supervisor")
 RECEIPT_SLACK_S = 0.5
 """How much longer than the adapters' abort timeout a receipt waits for the calls' ends to be written."""
 
+RECEIPT_WORDS = ("not_executed", "completed", "unknown")
+"""What a receipt says of a call."""
+
 ENDING_WAIT_S = 1.0
 """How long a refused or killed call waits for a ledger that does not answer: it must not hold up the answer "no"."""
 
@@ -206,17 +209,30 @@ class Supervisor:
         Raises ValueError for a scope or reason that is not one."""
         began = clock.monotonic()
         kill = await self._kills.engage(scope, reason, ttl_s, by)
+        return await self._stop_covered(kill, began, self._policies.current.kills.abort_timeout_s + RECEIPT_SLACK_S)
+
+    async def obey(self, told: Kill, patience_s: float = 0.0) -> Receipt:
+        """Another sidecar's kill, or its end, takes effect here too: as ``kill``, waiting for ends for so long at most.
+        It may be told again. Raises Refused: it cannot be taken over now."""
+        began = clock.monotonic()
+        kill = await self._kills.adopt(told)
+        if kill.lifted is not None:
+            took_ms = round((clock.monotonic() - began) * 1000, 3)
+            return Receipt(kill.id, kill.scope, took_ms, dict.fromkeys(RECEIPT_WORDS, 0))
+        return await self._stop_covered(kill, began, patience_s)
+
+    async def _stop_covered(self, kill: Kill, began: float, patience_s: float) -> Receipt:
         verdict = killed_by(kill)
         hit = [flight for flight in self.flights.values() if self._covers(kill.id, flight)]
         for flight in hit:
             flight.stop(verdict)
         self.on_lifecycle("killed", kill.scope)
-        results = await self._ends(hit)
+        results = await self._ends(hit, patience_s)
         calls = [
             {"call_id": flight.call.id, "agent": flight.call.agent.name, "tool": flight.call.tool, "result": result}
             for flight, result in zip(hit, results, strict=True)
         ]
-        counts = {word: results.count(word) for word in ("not_executed", "completed", "unknown")}
+        counts = {word: results.count(word) for word in RECEIPT_WORDS}
         took_ms = round((clock.monotonic() - began) * 1000, 3)
         return Receipt(kill.id, kill.scope, took_ms, counts, calls, kill.durable)
 
@@ -225,11 +241,10 @@ class Supervisor:
         tool, upstream = (plan.tool, plan.upstream.name) if plan is not None else (None, None)
         return self._kills.covers(kill_id, flight.call, tool, upstream)
 
-    async def _ends(self, hit: list[Flight]) -> list[str]:
+    async def _ends(self, hit: list[Flight], patience_s: float) -> list[str]:
         """``completed``, ``not_executed`` or ``unknown`` for each; no answer in time is unknown."""
         answers = [flight.answer for flight in hit if flight.answer is not None]
         if answers:
-            patience_s = self._policies.current.kills.abort_timeout_s + RECEIPT_SLACK_S
             await asyncio.wait(answers, timeout=patience_s)
         return [_receipt_word(flight) for flight in hit]
 

@@ -1,6 +1,6 @@
 """Calls: under way, ended, unknown.
 
-GET    /v1/calls?state=in_flight  the calls under way
+GET    /v1/calls?state=in_flight  the calls under way, on all sidecars
 GET    /v1/calls/{id}             everything the ledger holds of one call
 POST   /v1/calls/{id}/settle      what became of an unknown call
 """
@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from outrider import clock
+from outrider.control.merged import everywhere
 from outrider.control.routes import Routes, by, to_its_end, written
 from outrider.control_bodies import SettleBody, read_body, refuse_unknown
 from outrider.errors import Code
@@ -32,7 +33,7 @@ async def _calls(services: Services, request: web.Request) -> web.Response:
     refuse_unknown(request.query, "state")
     if request.query.get("state", "in_flight") != "in_flight":
         return problem_response(Code.INVALID_REQUEST, "'state' can be in_flight; ended calls are in GET /v1/ledger.")
-    return json_response({"calls": local_calls(services)})
+    return json_response(await everywhere(services, "calls", local_calls(services)))
 
 
 def _flight(flight: Flight, now: float) -> dict[str, Any]:

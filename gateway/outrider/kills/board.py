@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from outrider import clock
 from outrider.calls import Call
 from outrider.errors import Code, Refused
-from outrider.kills import stored
+from outrider.kills import merge, stored
 from outrider.kills.file import lies_there, reason_in
+from outrider.kills.merge import KEPT_LIFTED, Step
 from outrider.kills.scopes import MAX_TEXT, Index, Kill, Lift, Scope, invalid, shown
 from outrider.ledger.record import Event, EventType
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 MAX_KILLS = 1000
 """Kills engaged at once; a global one is always accepted."""
+MAX_SHARED = 5 * MAX_KILLS
+"""Kills engaged at once where peers' kills are taken over: what a person stopped elsewhere is not refused for a lower
+bound here."""
+MAX_SAME = 16
+"""Kills of one scope, where each asking is a kill of its own; then asking again is the last one's."""
 MAX_HISTORY = 200
 DURABLE_WAIT_S = 0.5
 """How long a kill waits for the disk before it takes effect without it."""
@@ -50,15 +55,26 @@ class KillBoard:
     ``file`` tells which file stops everything while it lies there, None for none; it is asked at every look, so that
     a policy may switch it off. While the file is there a global kill is engaged and cannot be lifted: whoever laid it
     there may have no other way to speak. Removing the file lifts nothing.
+
+    ``shared``: other sidecars have the same kills. ``merge`` says how that comes together, ``adopt`` does it.
     """
 
-    def __init__(self, ledger: Ledger, *, file: Callable[[], Path | None] = _no_file, boot: str | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        file: Callable[[], Path | None] = _no_file,
+        boot: str | None = None,
+        shared: bool = False,
+    ) -> None:
         self._ledger = ledger
         self._file = file
+        self._shared = shared
         self._boot = stored.boot_id() if boot is None else boot
         self._kills: dict[str, Kill] = {}
         self._index: Index | None = None
-        self._history: deque[Kill] = deque(maxlen=MAX_HISTORY)
+        self._lifted: dict[str, Kill] = {}  # the one lifted last is the last
+        self._digest = ""
         self._listeners: list[Listener] = []
         self._engaging: dict[Scope, asyncio.Event] = {}
         self._lifting: dict[str, asyncio.Task[Kill]] = {}
@@ -68,10 +84,16 @@ class KillBoard:
 
     @classmethod
     async def load(
-        cls, store: Store, ledger: Ledger, *, file: Callable[[], Path | None] = _no_file, boot: str | None = None
+        cls,
+        store: Store,
+        ledger: Ledger,
+        *,
+        file: Callable[[], Path | None] = _no_file,
+        boot: str | None = None,
+        shared: bool = False,
     ) -> KillBoard:
         """The board as the last sidecar left it, and the file looked at once: before anything is served."""
-        board = cls(ledger, file=file, boot=boot)
+        board = cls(ledger, file=file, boot=boot, shared=shared)
         try:
             board.restore(store.read(stored.SELECT))
         except Exception as fault:  # whatever is wrong: not knowing what is stopped stops everything
@@ -92,7 +114,7 @@ class KillBoard:
             if kill.lifted is None:
                 self._kills[kill.id] = kill
             else:
-                self._history.append(kill)
+                self._lifted[kill.id] = kill
         self._reindex()
 
     def _doubt(self, what: str, row: int) -> None:
@@ -146,7 +168,20 @@ class KillBoard:
 
     def history(self) -> tuple[Kill, ...]:
         """The last kills that were lifted, newest first, at most ``MAX_HISTORY``."""
-        return tuple(reversed(self._history))
+        return tuple(reversed(self._lifted.values()))[:MAX_HISTORY]
+
+    def known(self, kill_id: str) -> Kill | None:
+        """What is known of this kill, engaged or lifted."""
+        return self._kills.get(kill_id) or self._lifted.get(kill_id)
+
+    def shared(self) -> tuple[Kill, ...]:
+        """What other sidecars should know: all kills but those that stand for an unreadable row of this database."""
+        return tuple(kill for kill in (*self._kills.values(), *self._lifted.values()) if kill.row is None)
+
+    def digest(self) -> str:
+        """Of ``shared``: the same as a peer's when neither knows anything that the other does not."""
+        self._digest = self._digest or merge.digest(self.shared())
+        return self._digest
 
     def get(self, kill_id: str) -> Kill:
         """The engaged kill with this id. Raises KeyError."""
@@ -164,33 +199,34 @@ class KillBoard:
         parsed = Scope.parse(scope) if isinstance(scope, str) else scope
         if ttl_s is not None and not 0 < ttl_s < math.inf:
             raise invalid(f"A ttl of {ttl_s} seconds is none. Leave it out: the kill then lasts until it is lifted.")
-        wanted = Kill(
-            id=clock.new_id(),
-            target=parsed,
-            reason=_cut(reason) or "no reason given",
-            by=_cut(by) or "unknown",
-            at=clock.wall(),
-            mono=clock.monotonic(),
-            ttl_s=ttl_s,
-        )
+        wanted = _new(parsed, reason, by, ttl_s)
         return await asyncio.shield(self._spawn(self._engage(wanted)))
 
     async def _engage(self, wanted: Kill) -> Kill:
         while (other := self._engaging.get(wanted.target)) is not None:
             await other.wait()
-        present = self._present(wanted.target)
+        present = self._same(wanted.target)
         if present is None:
             self._refuse_too_many(wanted.target)
         kill = wanted if present is None else present.outlasting(wanted)
-        if kill is present:
-            return kill
-        done = self._engaging[wanted.target] = asyncio.Event()
+        return kill if kill is present else await self._put_in_force(kill)
+
+    async def _put_in_force(self, kill: Kill) -> Kill:
+        done = self._engaging[kill.target] = asyncio.Event()
         try:
             durable = await _within(self._write(kill), DURABLE_WAIT_S)
-            return self._take_effect(replace(kill, durable=durable))
+            lifted = self._lifted.get(kill.id)  # a peer may have told so meanwhile
+            return lifted or self._take_effect(replace(kill, durable=durable))
         finally:
-            del self._engaging[wanted.target]
+            del self._engaging[kill.target]
             done.set()
+
+    def _same(self, scope: Scope) -> Kill | None:
+        """The kill that asking for this scope again is. Where kills are shared it is one of its own: a lift of the one
+        before may be on its way here."""
+        if self._shared and sum(kill.target == scope for kill in self._kills.values()) < MAX_SAME:
+            return None
+        return self._present(scope)
 
     def _present(self, scope: Scope) -> Kill | None:
         """The kill of this scope. One that is being lifted, or that stands for an unreadable row, does not count."""
@@ -260,7 +296,10 @@ class KillBoard:
                 f"The file {path.name} in the data folder stops everything while it is there. Remove it, then lift."
             )
             raise Refused(sentence, {"code": Code.CONFLICT.value})
-        lifting = self._lift(kill_id, _cut(reason), _cut(by) or "unknown")
+        return await self._lifted_in_time(kill_id, Lift(clock.wall(), _cut(by) or "unknown", _cut(reason)))
+
+    async def _lifted_in_time(self, kill_id: str, how: Lift) -> Kill:
+        lifting = self._lift(kill_id, how)
         done, _ = await asyncio.wait({lifting}, timeout=LIFT_WAIT_S)
         if not done:
             raise _stays(
@@ -268,35 +307,101 @@ class KillBoard:
             )
         return lifting.result()
 
-    def _lift(self, kill_id: str, reason: str, by: str) -> asyncio.Task[Kill]:
+    def _lift(self, kill_id: str, how: Lift) -> asyncio.Task[Kill]:
         if kill_id not in self._lifting:
-            task = self._lifting[kill_id] = self._spawn(self._release(kill_id, reason, by))
+            task = self._lifting[kill_id] = self._spawn(self._release(kill_id, how))
             task.add_done_callback(lambda ended: self._lift_ended(kill_id, ended))
         return self._lifting[kill_id]
 
-    async def _release(self, kill_id: str, reason: str, by: str) -> Kill:
+    async def _release(self, kill_id: str, how: Lift) -> Kill:
         while (other := self._engaging.get(self._kills[kill_id].target)) is not None:
             await other.wait()
         kill = self._kills[kill_id]
         if not kill.durable:
             raise _stays("The kill itself is not on disk yet. It stays, and can be lifted once it is.")
-        kill = replace(kill, lifted=Lift(clock.wall(), by, reason))
-        event = Event(type=EventType.KILL_LIFTED, actor=by, reason=reason, data=kill.facts())
+        kill = replace(kill, lifted=how)
+        event = Event(type=EventType.KILL_LIFTED, actor=how.by, reason=how.reason, data=kill.facts())
         try:
             await self._append(event, stored.lifted(kill))
         except Exception as fault:
             raise _stays(f"The ledger cannot be written ({fault}). The kill stays.") from fault
         del self._kills[kill_id]
-        self._history.append(kill)
-        self._reindex()
+        self._keep_lifted(kill)
         self._tell(kill, False)
-        log.warning("kill lifted: %s (%s) by %s: %s", kill.scope, kill_id, shown(by), shown(reason))
+        log.warning("kill lifted: %s (%s) by %s: %s", kill.scope, kill_id, shown(how.by), shown(how.reason))
         return kill
+
+    def _keep_lifted(self, *kills: Kill) -> None:
+        """The same ones that the database keeps, so that all sidecars end up with the same."""
+        self._lifted.update({kill.id: kill for kill in kills})
+        over = sorted(self._lifted.values(), key=_lifted_at)[: max(0, len(self._lifted) - KEPT_LIFTED)]
+        for kill in over:
+            del self._lifted[kill.id]
+        self._reindex()
 
     def _lift_ended(self, kill_id: str, ended: asyncio.Task[Kill]) -> None:
         del self._lifting[kill_id]
         if not ended.cancelled() and (fault := ended.exception()) is not None:
             log.error("kill %s stays: %s", kill_id, fault)
+
+    # ── what other sidecars know ─────────────────────────────────────────────────────────────────────────────────
+
+    async def adopt(self, told: Kill) -> Kill:
+        """Merge what another sidecar knows of a kill; the kill as it is known here afterwards. May be told again.
+
+        Raises Refused where it cannot be taken over: the ledger cannot be written for a lift, or ``MAX_SHARED``."""
+        return await asyncio.shield(self._spawn(self._adopt(told)))
+
+    async def _adopt(self, told: Kill) -> Kill:
+        while (other := self._engaging.get(told.target)) is not None:
+            await other.wait()
+        mine = self.known(told.id)
+        match merge.decide(mine, told):
+            case Step.ENGAGE:
+                self._refuse_too_many_shared(told.target)
+                return await self._put_in_force(replace(told, mono=clock.monotonic(), durable=False, row=None))
+            case Step.OUTLAST if mine is not None:
+                ends_later = None if told.ttl_s is None else told.at + told.ttl_s - mine.at
+                return await self._put_in_force(replace(mine, ttl_s=ends_later))
+            case Step.LIFT if told.lifted is not None:
+                await self._file_stays_obeyed(told.id)
+                return await self._lifted_in_time(told.id, told.lifted)
+            case Step.REMEMBER:
+                await self.remember((told,))
+        return self.known(told.id) or told
+
+    async def remember(self, told: Sequence[Kill]) -> None:
+        """Kills of elsewhere that were lifted before they were heard of here: durable first, then what is on its way to
+        engage one of them is too late. Raises Refused when the ledger cannot be written."""
+        news = [kill for kill in told if kill.lifted is not None and self.known(kill.id) is None]
+        if not news:
+            return
+        mutations = [
+            mutation for kill in news for mutation in (*stored.engaged(kill, self._boot), *stored.lifted(kill))
+        ]
+        data = {"count": len(news), "ids": [kill.id for kill in news[:20]], "via": _via(news[0])}
+        try:
+            await self._append(Event(type=EventType.KILLS_REMEMBERED, data=data), mutations)
+        except Exception as fault:
+            raise _stays(f"The ledger cannot be written ({fault}).") from fault
+        self._keep_lifted(*(kill for kill in news if kill.id not in self._kills))
+        for kill in news:
+            if kill.id in self._kills and kill.lifted is not None:
+                await self._lifted_in_time(kill.id, kill.lifted)
+
+    def _refuse_too_many_shared(self, scope: Scope) -> None:
+        first_global = scope.kind == "global" and self._present(scope) is None
+        if len(self._kills) >= MAX_SHARED and not first_global:
+            raise Refused(f"{MAX_SHARED} kills are engaged here, which is the limit.", {"code": Code.CONFLICT.value})
+
+    async def _file_stays_obeyed(self, kill_id: str) -> None:
+        """Elsewhere this kill was lifted, and here a file says to stop everything: it gets a kill of its own first."""
+        path = self._file_there()
+        if path is None or self._kills[kill_id].target.kind != "global":
+            return
+        if any(kill.target.kind == "global" for kill in self.all() if kill.id not in {kill_id, *self._lifting}):
+            return
+        await self._put_in_force(_new(Scope("global"), reason_in(path), _by_file(path)))
 
     # ── what happens by itself ───────────────────────────────────────────────────────────────────────────────────
 
@@ -316,7 +421,7 @@ class KillBoard:
         path = self._file_there()
         if path is None or self._present(Scope("global")) is not None:
             return
-        reason, by = reason_in(path), f"file {path.name}"
+        reason, by = reason_in(path), _by_file(path)
         try:
             await engage("global", reason, None, by)
         except Exception:  # whoever should wake the waiters cannot; the kill takes effect all the same
@@ -341,7 +446,7 @@ class KillBoard:
                 continue
             if kill.target.kind == "global" and self._file_there() is not None:
                 continue
-            self._lift(kill.id, "its time was over", "expiry")
+            self._lift(kill.id, Lift(wall, "expiry", "its time was over"))
 
     async def close(self) -> None:
         """Wait, bounded, for what is being written. Called once, before the ledger is closed."""
@@ -350,6 +455,7 @@ class KillBoard:
 
     def _reindex(self) -> None:
         self._index = Index(self._kills.values()) if self._kills else None
+        self._digest = ""
 
     def _tell(self, kill: Kill, engaged: bool) -> None:
         for listener in self._listeners:
@@ -369,6 +475,31 @@ async def _within(writing: asyncio.Task[bool], seconds: float) -> bool:
     """Whether it is on disk by then. The task goes on."""
     done, _ = await asyncio.wait({writing}, timeout=seconds)
     return bool(done) and writing.result()
+
+
+def _new(scope: Scope, reason: str, by: str, ttl_s: float | None = None) -> Kill:
+    return Kill(
+        id=clock.new_id(),
+        target=scope,
+        reason=_cut(reason) or "no reason given",
+        by=_cut(by) or "unknown",
+        at=clock.wall(),
+        mono=clock.monotonic(),
+        ttl_s=ttl_s,
+    )
+
+
+def _by_file(path: Path) -> str:
+    return f"file {path.name}"
+
+
+def _via(kill: Kill) -> str:
+    return kill.lifted.via if kill.lifted is not None else kill.via
+
+
+def _lifted_at(kill: Kill) -> tuple[float, str]:
+    """As the database orders them."""
+    return (kill.lifted.at if kill.lifted is not None else 0.0, kill.id)
 
 
 def _cut(text: str) -> str:

@@ -73,18 +73,20 @@ def shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """How a kill ended. ``at`` is seconds since the epoch; ``by`` is ``expiry`` when its time was over."""
+    """How a kill ended. ``at`` is seconds since the epoch; ``by`` is ``expiry`` when its time was over. ``via`` names
+    the peer that told us, empty where it was lifted here."""
 
     at: float
     by: str
     reason: str
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
     """One kill switch. ``at`` is seconds since the epoch, ``mono`` monotonic seconds of this boot; ``ttl_s`` None means
     until a person lifts it. ``durable`` is False while it could not be written. ``row`` names the stored row where that
-    could not be read, -1 where none could."""
+    could not be read, -1 where none could. ``via`` names the peer that told us, empty where it was engaged here."""
 
     id: str
     target: Scope
@@ -96,6 +98,7 @@ class Kill:
     durable: bool = False
     lifted: Lift | None = None
     row: int | None = None
+    via: str = ""
 
     @property
     def scope(self) -> str:
@@ -125,6 +128,9 @@ class Kill:
             "engaged_at": clock.stamp(self.at),
             "expires_at": None if self.ttl_s is None else clock.stamp(self.at + self.ttl_s),
         }
+        via = self.via if self.lifted is None else self.lifted.via
+        if via:
+            known["via"] = via
         if self.lifted is not None:
             known["lifted_at"] = clock.stamp(self.lifted.at)
             known["lifted_by"] = self.lifted.by

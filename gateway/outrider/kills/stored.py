@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from outrider import clock
+from outrider.kills.merge import KEPT_LIFTED
 from outrider.kills.scopes import Kill, Lift, Scope
 
 Mutation = tuple[str, tuple[Any, ...]]
 
-KEPT_LIFTED = 1000
-"""Lifted rows kept for the history; the ledger keeps all."""
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 """Linux: names the boot, so that monotonic times of the process before this one can be compared with ours."""
 
@@ -26,7 +25,7 @@ _LIFT = "UPDATE kills SET lifted_at = ?, lifted_by = ?, lift_reason = ? WHERE id
 _LIFT_ROW = "UPDATE kills SET lifted_at = ?, lifted_by = ?, lift_reason = ? WHERE rowid = ?"
 _PRUNE = (
     "DELETE FROM kills WHERE lifted_at IS NOT NULL AND rowid NOT IN "
-    "(SELECT rowid FROM kills WHERE lifted_at IS NOT NULL ORDER BY lifted_at DESC LIMIT ?)"
+    "(SELECT rowid FROM kills WHERE lifted_at IS NOT NULL ORDER BY lifted_at DESC, id DESC LIMIT ?)"
 )
 
 

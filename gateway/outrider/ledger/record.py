@@ -41,6 +41,8 @@ class EventType(StrEnum):
     CALL_SETTLED = "call.settled"
     KILL_ENGAGED = "kill.engaged"
     KILL_LIFTED = "kill.lifted"
+    KILL_REACHED = "kill.reached"
+    KILLS_REMEMBERED = "kills.remembered"
     POLICY_LOADED = "policy.loaded"
     POLICY_REJECTED = "policy.rejected"
     AGENT_CONNECTED = "agent.connected"
