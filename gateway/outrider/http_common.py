@@ -25,14 +25,14 @@ Guard = Callable[[web.Request], web.Response | None]
 """Says no to a request, or nothing."""
 PROBLEM_TYPE = "application/problem+json"
 MIN_TOKEN_CHARS = 16
-SECRET_FIX = "Make one for all sidecars, for example by: openssl rand -hex 32"
+MAKE_ONE = "Make one for all sidecars, for example by: openssl rand -hex 32"
 encode_json = msgspec.json.Encoder(enc_hook=str).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The bearer tokens of this sidecar. ``metrics`` may read /metrics and nothing else, ``peer`` opens the peers' routes
-    and nothing else."""
+    """The bearer tokens of this sidecar. ``metrics`` may read /metrics and nothing else, ``peer`` opens the routes for
+    peers and nothing else."""
 
     agent: str
     admin: str
@@ -69,7 +69,7 @@ def _peer(peers: Peers, admin: str) -> str | None:
     """None without peers: nothing then opens their routes but the people's token."""
     if not peers:
         return None
-    return credential(admin if peers.secret_file is None else _read(peers.secret_file, SECRET_FIX))
+    return credential(admin if peers.secret_file is None else _read(peers.secret_file, MAKE_ONE))
 
 
 def _read_or_make(path: Path) -> str:
@@ -181,3 +181,16 @@ def ssl_context(tls: Tls, option: str) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise Misconfigured(f"{option}: {tls.cert_file} and {tls.key_file} cannot be used: {error}") from None
     return context
+
+
+def peer_tls(settings: Settings) -> ssl.SSLContext | None:
+    """How peers are spoken to: as they speak to us. None for plain text. Raises Misconfigured."""
+    ca_file = settings.peers.ca_file
+    if not settings.control_tls.cert_file:
+        if ca_file:
+            raise Misconfigured("--peer-ca is for TLS, and this control plane has none: give --control-cert too.")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"--peer-ca: {ca_file} cannot be used: {error}") from None

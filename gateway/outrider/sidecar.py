@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -26,10 +27,14 @@ from outrider.domains.domain import Domains
 from outrider.errors import Fault, Misconfigured
 from outrider.flight import Traffic
 from outrider.health import Health
-from outrider.http_common import Tokens, ssl_context
+from outrider.http_common import Tokens, peer_tls, ssl_context
 from outrider.kills import KillBoard
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
+from outrider.peers.book import Book, Who
+from outrider.peers.client import PeerClient
+from outrider.peers.fleet import Fleet
+from outrider.peers.lines import Lines
 from outrider.pipeline import compose, stages
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import Policy, load
@@ -94,8 +99,13 @@ class Sidecar:
             self._exporting.start()
         services.health.start()
         plane = DataPlane(services.supervisor, services.policies, self._tokens, services.channel.handler, self._unready)
-        self.listen = await self._listen(data_app(plane), settings.listen, settings, "listen")
+        # People and peers first: what they stop from now on, and what they stopped before, is stopped before any agent
+        # is served.
         self.control = await self._listen(control_app(services, self._tokens), settings.control, settings, "control")
+        services.fleet.lines.own = Who(_name(self.control), services.store.incarnation)
+        await services.fleet.catch_up()
+        self.listen = await self._listen(data_app(plane), settings.listen, settings, "listen")
+        services.fleet.start()
         self._tasks = [
             self._in_background(services.policies.watch()),
             self._in_background(services.kills.tend(services.supervisor.kill)),
@@ -113,7 +123,7 @@ class Sidecar:
         context = ssl_context(tls, f"--{which}-cert/--{which}-key")
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
-        self._runners.append(runner)
+        self._runners.insert(0, runner)  # the last one opened is the first one closed
         site = web.TCPSite(runner, address.host, address.port, ssl_context=context, backlog=1024)
         try:
             await site.start()
@@ -162,6 +172,7 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await services.fleet.close()
         await services.channel.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -184,7 +195,10 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     unresolved = Unresolved(store.digest)
     cleared = unresolved.restore(store.read("SELECT * FROM unresolved"))
     kills = await KillBoard.load(
-        store, ledger, file=lambda: settings.kill_file if policies.current.kills.file else None
+        store,
+        ledger,
+        file=lambda: settings.kill_file if policies.current.kills.file else None,
+        shared=bool(settings.peers),
     )
     telemetry = Telemetry()
     pulse = Pulse()
@@ -238,10 +252,26 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     _record_policy(ledger, policy, cleared)
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
     local.recover(suspects)
+    fleet = _fleet(settings, store, tokens, kills, supervisor, ledger)
     services = Services(
-        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry, pulse
+        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry, pulse, fleet
     )
     return Sidecar(services, drivers, local, tokens)
+
+
+def _fleet(
+    settings: Settings, store: Store, tokens: Tokens, kills: KillBoard, supervisor: Supervisor, ledger: Ledger
+) -> Fleet:
+    peers, tls = settings.peers, peer_tls(settings)
+    client = PeerClient(tokens.peer or "", tls, peers.dns.host if peers.dns is not None else "")
+    own = Who(_name(settings.control), store.incarnation)
+    lines = Lines(own, Book(store.incarnation), client, peers.timeout_s)
+    return Fleet(peers, lines, kills, obey=supervisor.obey, record=ledger.append)
+
+
+def _name(control: Address) -> str:
+    """How people and peers tell this sidecar from others: in a cluster the Pod's name comes first."""
+    return f"{socket.gethostname()}:{control.port}"
 
 
 def _domain_of(policy: Policy, upstream: str) -> Any:

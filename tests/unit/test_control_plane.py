@@ -275,7 +275,10 @@ async def test_a_kill_answers_with_a_receipt_of_what_became_of_each_call(plane: 
         "POST", "/v1/kills", {"scope": "agent:ann", "reason": "it loops"}, **{"Outrider-Actor": "eve"}
     )
     assert status == 201
-    assert set(receipt) == {"id", "scope", "took_ms", "counts", "calls", "durable"}
+    assert set(receipt) == {
+        *("id", "scope", "took_ms", "counts", "calls", "durable"),
+        *("sidecar", "complete", "peers"),
+    }
     assert (receipt["scope"], receipt["durable"]) == ("agent:ann", True)
     assert receipt["counts"] == {"not_executed": 0, "completed": 0, "unknown": 1}
     (call,) = receipt["calls"]
@@ -351,7 +354,7 @@ async def test_calls_under_way_and_agents_are_shown(plane: Plane) -> None:
     assert shown["deadline_in_ms"] > 0
     plane.release.set()
     await call
-    assert (await plane.ask("GET", "/v1/calls"))[1] == {"calls": []}
+    assert (await plane.ask("GET", "/v1/calls"))[1] == {"calls": [], "peers": []}
     assert (await plane.ask("GET", "/v1/calls?state=done"))[0] == 400
     (agent,) = (await plane.ask("GET", "/v1/agents"))[1]["agents"]
     assert (agent["name"], agent["calls"], agent["in_flight"]) == ("ann", 1, 0)

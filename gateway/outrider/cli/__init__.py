@@ -16,7 +16,8 @@ USAGE = 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 for success, 1 for refused or failed, 2 for wrong usage."""
+    """Run a command; the exit code is 0 for success, 1 for refused or failed, 2 for wrong usage, 3 for done here and
+    not known to be done on every sidecar."""
     words = list(sys.argv[1:] if words is None else words)
     try:
         return _light(words[0], words[1:]) if words[:1] and words[0] in LIGHT else _full(words)

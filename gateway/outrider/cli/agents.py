@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from outrider.cli.fleet import warn_of_silent, with_sidecar
 from outrider.cli.options import Data, Json, people
 from outrider.cli.shown import as_json, table
 
@@ -16,9 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def ls(data: Data = None, json: Json = False) -> None:
     """Who is here, and what they did."""
-    found = people(data).get("/v1/agents")["agents"]
+    found = people(data).get("/v1/agents")
+    warn_of_silent(found)
     if json:
-        return as_json(found)
+        return as_json(found["agents"])
     rows = [
         (
             agent["name"],
@@ -32,9 +34,9 @@ def ls(data: Data = None, json: Json = False) -> None:
             agent["refused"],
             agent["last_seen"],
         )
-        for agent in found
+        for agent in found["agents"]
     ]
     columns = (
         "agent", "state", "framework", "processes", "tools", "in flight", "calls", "failed", "refused", "last seen",
     )  # fmt: skip
-    return table(columns, rows, "No agent was seen yet.")
+    return table(*with_sidecar(found, columns, rows, "agents"), nothing="No agent was seen yet.")

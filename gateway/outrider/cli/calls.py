@@ -9,6 +9,7 @@ import typer
 
 from outrider.cli.client import Client, refusal
 from outrider.cli.fault import CliError
+from outrider.cli.fleet import warn_of_silent, with_sidecar
 from outrider.cli.options import Data, Json, Reason, people
 from outrider.cli.place import data_plane
 from outrider.cli.plain import safe
@@ -78,9 +79,10 @@ def _with_facts(error: CliError, problem: Any) -> CliError:
 
 def ls(data: Data = None, json: Json = False) -> None:
     """The calls under way."""
-    found = people(data).get("/v1/calls", {"state": "in_flight"})["calls"]
+    found = people(data).get("/v1/calls", {"state": "in_flight"})
+    warn_of_silent(found)
     if json:
-        return as_json(found)
+        return as_json(found["calls"])
     rows = [
         (
             call["call_id"],
@@ -91,9 +93,10 @@ def ls(data: Data = None, json: Json = False) -> None:
             f"{call['took_ms'] / 1000:.1f} s",
             call["stopping"],
         )
-        for call in found
+        for call in found["calls"]
     ]
-    return table(("call", "agent", "tool", "run", "attempts", "since", "stopping"), rows, "No call is under way.")
+    columns = ("call", "agent", "tool", "run", "attempts", "since", "stopping")
+    return table(*with_sidecar(found, columns, rows, "calls"), nothing="No call is under way.")
 
 
 def settle(

@@ -9,6 +9,7 @@ import typer
 
 from outrider.cli.client import Client
 from outrider.cli.fault import CliError
+from outrider.cli.fleet import exit_incomplete, with_sidecar
 from outrider.cli.options import Data, Json, Reason, people
 from outrider.cli.shown import as_json, say, table, warn
 
@@ -39,17 +40,24 @@ def kill(
     receipt = people(data).expect("POST", "/v1/kills", body)
     if not receipt.get("durable", True):
         warn("Warning: the kill is in force and not yet on disk: the ledger cannot be written. It is tried again.")
-    if json:
-        return as_json(receipt)
-    counts = receipt["counts"]
+    as_json(receipt) if json else _show(receipt)
+    exit_incomplete(
+        receipt, "It is told to them again until they answer or the kill is lifted; until then they may go on."
+    )
+
+
+def _show(receipt: dict[str, Any]) -> None:
+    counts, peers = receipt["counts"], [peer for peer in receipt.get("peers", ()) if peer["answered"]]
+    took_ms = max([receipt["took_ms"], *(peer["took_ms"] for peer in peers)])
+    where = f" on {len(peers) + 1} sidecars" if receipt.get("peers") else ""
     say(
-        f"Stopped {receipt['scope']} in {receipt['took_ms']:.0f} ms. Calls under way: {counts['not_executed']} not "
+        f"Stopped {receipt['scope']}{where} in {took_ms:.0f} ms. Calls under way: {counts['not_executed']} not "
         f"executed, {counts['completed']} completed, {counts['unknown']} unknown."
     )
     rows = [(call["call_id"], call["agent"], call["tool"], call["result"]) for call in receipt["calls"]]
     if rows:
-        table(("call", "agent", "tool", "result"), rows, "")
-    return say(f"Lift it with: outrider revive {receipt['id']} --reason …")
+        table(*with_sidecar(receipt, ("call", "agent", "tool", "result"), rows, "calls"), nothing="")
+    say(f"Lift it with: outrider revive {receipt['id']} --reason …")
 
 
 def ls(
@@ -72,23 +80,37 @@ def _row(kill: dict[str, Any]) -> tuple[object, ...]:
 
 
 def revive(
-    kill_id: Annotated[str, typer.Argument(metavar="ID", help="The kill's id, or its scope.")],
+    kill_id: Annotated[str, typer.Argument(metavar="ID", help="The kill's id, or its scope: all of them.")],
     reason: Reason,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Lift a kill: its calls pass again."""
+    """Lift a kill: its calls pass again. By its scope: all kills of that scope."""
     client = people(data)
-    lifted = client.expect("DELETE", f"/v1/kills/{quote(_id(client, kill_id), safe='')}", {"reason": reason})
-    as_json(lifted) if json else say(f"Lifted {lifted['scope']} ({lifted['id']}).")
+    answers = [
+        client.expect("DELETE", f"/v1/kills/{quote(one, safe='')}", {"reason": reason}) for one in _ids(client, kill_id)
+    ]
+    if json:
+        as_json(answers[0] if len(answers) == 1 else answers)
+    else:
+        _show_lifted(answers)
+    for lifted in answers:
+        exit_incomplete(lifted, "They stay stopped until they hear of it, which they do as soon as they answer.")
 
 
-def _id(client: Client, text: str) -> str:
+def _show_lifted(answers: list[dict[str, Any]]) -> None:
+    for lifted in answers:
+        say(f"Lifted {lifted['scope']} ({lifted['id']}).")
+    last = answers[-1]
+    if still := last.get("still"):
+        warn(f"Warning: {last['scope']} stays stopped by {', '.join(still)}; see: outrider kills ls")
+
+
+def _ids(client: Client, text: str) -> list[str]:
     """A kill may be named by its scope, which is what people remember."""
     if text != "global" and ":" not in text:
-        return text
-    found = [kill["id"] for kill in client.get("/v1/kills")["kills"] if kill["scope"] == text]
-    if len(found) == 1:
-        return str(found[0])
-    what = f"no kill of {text} is engaged." if not found else f"{len(found)} kills of {text} are engaged."
-    raise CliError(what, "name one by its id; list them with: outrider kills ls")
+        return [text]
+    found = [str(kill["id"]) for kill in client.get("/v1/kills")["kills"] if kill["scope"] == text]
+    if not found:
+        raise CliError(f"no kill of {text} is engaged.", "name one by its id; list them with: outrider kills ls")
+    return found

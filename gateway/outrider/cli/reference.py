@@ -15,9 +15,10 @@ INTRODUCTION = """# The command line
 
 Made from the commands themselves by `python -m outrider.cli.reference > docs/cli.md`; a test compares.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Errors are one or two lines on stderr: what, where, how to mend
-it. Lists are tables for people, in colour on a terminal; `--json` prints one JSON document for programs. Text that
-comes from agents is shown with control characters written out.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 done here and not known to be done on every sidecar
+([fleet.md](fleet.md)). Errors are one or two lines on stderr: what, where, how to mend it. Lists are tables for people,
+in colour on a terminal; `--json` prints one JSON document for programs. Text that comes from agents is shown with
+control characters written out.
 
 ## How a sidecar is found
 

@@ -10,7 +10,7 @@ import typer
 from outrider.cli.fault import CliError
 from outrider.cli.place import DEFAULT_DATA, DEFAULT_POLICY
 from outrider.errors import Misconfigured
-from outrider.settings import Address, Enforcement, Settings, Tls
+from outrider.settings import MAX_PEERS, Address, Enforcement, Peers, Settings, Tls
 
 
 def register(app: typer.Typer) -> None:
@@ -117,6 +117,57 @@ def serve(
             help="What keeps agents from going round this sidecar to the upstreams. Your word, for the ledger.",
         ),
     ] = "cooperative",
+    peers: Annotated[
+        str,
+        typer.Option(
+            "--peers",
+            envvar="OUTRIDER_PEERS",
+            metavar="HOST:PORT,…",
+            help="The control listeners of the other sidecars; this one's own may be among them.",
+            show_default=False,
+        ),
+    ] = "",
+    peers_dns: Annotated[
+        str,
+        typer.Option(
+            "--peers-dns",
+            envvar="OUTRIDER_PEERS_DNS",
+            metavar="NAME[:PORT]",
+            help="A DNS name behind which all of them are, for example a headless service. PORT: as --control's.",
+            show_default=False,
+        ),
+    ] = "",
+    peer_secret: Annotated[
+        Path | None,
+        typer.Option(
+            "--peer-secret",
+            envvar="OUTRIDER_PEER_SECRET_FILE",
+            metavar="FILE",
+            help="What sidecars know each other by, the same for all. Without it: the admin token.",
+            show_default=False,
+        ),
+    ] = None,
+    peer_ca: Annotated[
+        str,
+        typer.Option(
+            "--peer-ca",
+            envvar="OUTRIDER_PEER_CA",
+            metavar="FILE",
+            help="PEM file of the CA of their certificates. Without it: the system's.",
+            show_default=False,
+        ),
+    ] = "",
+    peer_timeout: Annotated[
+        float,
+        typer.Option(
+            "--peer-timeout",
+            envvar="OUTRIDER_PEER_TIMEOUT",
+            metavar="SECONDS",
+            help="How long a peer's answer is waited for.",
+            min=0.1,
+            max=60.0,
+        ),
+    ] = 3.0,
 ) -> None:
     """Run a sidecar until SIGTERM. Prints one line when it is ready; logs are JSON on stderr."""
     settings = Settings(
@@ -130,6 +181,13 @@ def serve(
         drain_timeout_s=drain_timeout,
         token_dir=token_dir,
         enforcement=enforcement,
+        peers=Peers(
+            addresses=_listed(peers),
+            dns=None if not peers_dns else _named(peers_dns, control),
+            secret_file=peer_secret,
+            ca_file=peer_ca,
+            timeout_s=peer_timeout,
+        ),
     )
     raise typer.Exit(_run(settings))
 
@@ -139,6 +197,18 @@ def _address(text: str, option: str) -> Address:
         return Address.parse(text, option)
     except Misconfigured as wrong:
         raise CliError(str(wrong), exit_code=2) from None
+
+
+def _listed(text: str) -> tuple[Address, ...]:
+    found = dict.fromkeys(_address(one.strip(), "--peers") for one in text.split(",") if one.strip())
+    if len(found) > MAX_PEERS:
+        raise CliError(f"--peers lists {len(found)} sidecars; {MAX_PEERS} can know each other.", exit_code=2)
+    return tuple(found)
+
+
+def _named(text: str, control: str) -> Address:
+    """Without a port the peers listen where this one does."""
+    return _address(text if ":" in text else f"{text}:{_address(control, '--control').port}", "--peers-dns")
 
 
 def _run(settings: Settings) -> int:

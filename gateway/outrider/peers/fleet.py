@@ -186,7 +186,10 @@ class Fleet:
             "peers": [{"peer": one.name, "answered": one.answered, "error": one.error} for one in heard],
         }
         actor, reason = (kill.by, kill.reason) if lifted is None else (lifted.by, lifted.reason)
-        self._record(Event(type=EventType.KILL_REACHED, actor=actor, reason=reason, data=data))
+        try:
+            self._record(Event(type=EventType.KILL_REACHED, actor=actor, reason=reason, data=data))
+        except Exception:  # what was heard is heard, and whoever asked is told
+            log.exception("what the peers answered could not be recorded")
         return heard
 
     def complete(self, heard: list[Heard]) -> bool:

@@ -6,6 +6,7 @@ Strictly read: a peer that tells what cannot be understood has not told anything
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from outrider.kills import Kill, Lift, Scope
 from outrider.kills.merge import ends_ms
 from outrider.kills.scopes import MAX_TEXT, invalid
 
-MAX_ID = 64
+ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 LATEST_MS = 253_402_300_799_000
 """The end of the year 9999: later times cannot be shown."""
 
@@ -69,7 +70,7 @@ def read(given: Any, via: str) -> Kill:
 
 
 def _fault(record: KillRecord) -> str:
-    if not record.id.isprintable() or not 0 < len(record.id) <= MAX_ID:
+    if not ID.fullmatch(record.id):
         return "'id' is no id"
     if not _moment(record.at) or (record.ends_ms is not None and not record.at * 1000 < record.ends_ms <= LATEST_MS):
         return "'at' and 'ends_ms' are not two moments, one after the other"
