@@ -153,6 +153,15 @@ class LedgerQuery(msgspec.Struct, frozen=True):
         return cls(wanted, limit, numbers["before"], numbers["after"])
 
 
+def whole_number(name: str, query: Mapping[str, str], default: int) -> int:
+    """A count in a query, at most ``MAX_LIMIT``. Raises Refused."""
+    faults: list[Fault] = []
+    found = _count(name, query, faults)
+    if faults:
+        raise _refusal(faults)
+    return default if found is None else min(found, MAX_LIMIT)
+
+
 def _count(name: str, query: Mapping[str, str], faults: list[Fault]) -> int | None:
     text = query.get(name)
     if text is None:

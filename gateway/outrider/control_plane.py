@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from outrider import gauges
-from outrider.control import agents, calls, console, kills, ledger, peers, policy, probes, upstreams
+from outrider.control import agents, calls, console, kills, ledger, peers, policy, probes, runs, upstreams
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
 from outrider.errors import Code, Misconfigured, Refused
@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset({"/livez", "/readyz"})
 ROUTES: Routes = (
     *agents.ROUTES,
     *calls.ROUTES,
+    *runs.ROUTES,
     *kills.ROUTES,
     *peers.ROUTES,
     *upstreams.ROUTES,

@@ -31,6 +31,8 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     PRIOR_OUTCOME_UNKNOWN = "prior_outcome_unknown"
+    RUN_LIMIT = "run_limit"
+    RUNAWAY = "runaway"
     RATE_LIMITED = "rate_limited"
     UPSTREAM_FAILED = "upstream_failed"
     OVERLOADED = "overloaded"
@@ -68,6 +70,8 @@ CODES: Mapping[Code, CodeRow] = {
     Code.NOT_FOUND: CodeRow(404, "Not found"),
     Code.CONFLICT: CodeRow(409, "The present state does not allow this"),
     Code.PRIOR_OUTCOME_UNKNOWN: CodeRow(409, "The same call was made before and may have run"),
+    Code.RUN_LIMIT: CodeRow(403, "This run has reached a limit"),
+    Code.RUNAWAY: CodeRow(403, "This run repeats itself"),
     Code.RATE_LIMITED: CodeRow(429, "Too many calls", retryable=True),
     Code.UPSTREAM_FAILED: CodeRow(502, "The tool failed"),
     Code.OVERLOADED: CodeRow(503, "Too many calls at once", retryable=True),

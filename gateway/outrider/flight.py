@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from outrider.policy.load import Policy
     from outrider.policy.plans import Plan
     from outrider.policy.rules import Decision
+    from outrider.runs import Run
     from outrider.telemetry import Trace
 
 
@@ -136,8 +137,8 @@ class Flight:
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "decision",
         "degraded_by", "domain", "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy",
-        "received", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent", "unheard", "unwritten",
-        "verdict",
+        "received", "run", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent", "unheard",
+        "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -145,6 +146,7 @@ class Flight:
         self.policy = policy  # pinned for the call's life
         self.plan: Plan | None = None  # set by ingest
         self.domain: Domain | None = None
+        self.run: Run | None = None  # its parent's from the beginning, its own once its guards let it pass
         self.ahead = 0  # how many calls were under way when it came
         self.received = received  # monotonic seconds
         self.started_wall = started_wall

@@ -1,16 +1,18 @@
 """One call's way. READ THIS FIRST.
 
-    per call, once     ingest ─ kill switch ─ [who is it] ─ access rules ─ prior outcome ─ [idempotency claim] ─ peek
-                       ─ [approval ─ kill switch and denies again] ─ [quotas] ─ deadline ─ [claims] ─ fallback ─ retry
+    per call, once     ingest ─ kill switch ─ [who is it] ─ run guards ─ access rules ─ prior outcome
+                       ─ [idempotency claim] ─ peek ─ [approval ─ kill switch and denies again] ─ [quotas]
+                       ─ deadline ─ [claims] ─ fallback ─ retry
     per attempt        attempt gate ─ bulkhead ─ permits ─ journal ─ send
 
 The stages in brackets come later; their places are kept. Who is it: the data plane has checked the agents' token, and
 the name is recorded as asserted.
 
-Why this order: the kill switch comes before identity so that it works while an identity provider is down. What cannot
-run now is not put before a person (peek). Claims come before the bulkhead, the other order can deadlock. Breaker,
-bulkhead and rate limit are inside retry: outside, the breaker would undercount and a sleeping retry would hold a slot.
-The intent is durable before the send, and the kill switch is asked once more between the two. Fallback is outermost.
+Why this order: the kill switch comes before identity so that it works while an identity provider is down. Run guards
+come before the access rules, so that a loop of denied calls counts as a runaway too. What cannot run now is not put
+before a person (peek). Claims come before the bulkhead, the other order can deadlock. Breaker, bulkhead and rate limit
+are inside retry: outside, the breaker would undercount and a sleeping retry would hold a slot. The intent is durable
+before the send, and the kill switch is asked once more between the two. Fallback is outermost.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.policy.load import Policy
 from outrider.recorder import Recorder
+from outrider.runs import Runs
 from outrider.stages import Next, Stage
 from outrider.stages.access import Access
 from outrider.stages.attempt_gate import AttemptGate
@@ -38,6 +41,7 @@ from outrider.stages.peek import Peek
 from outrider.stages.permits import Permits
 from outrider.stages.prior_outcome import PriorOutcome
 from outrider.stages.retry import Retry
+from outrider.stages.run_guards import RunGuards
 from outrider.stages.send import DriverOf, Send
 from outrider.unresolved import Unresolved
 
@@ -49,6 +53,7 @@ def stages(
     health: Health,
     domains: Domains,
     unresolved: Unresolved,
+    runs: Runs,
     recorder: Recorder,
     newest: Callable[[], Policy],
     driver_of: DriverOf,
@@ -60,6 +65,7 @@ def stages(
         Ingest(draining),
         KillSwitch(kills),
         # who is it
+        RunGuards(runs),
         Access(recorder),
         PriorOutcome(unresolved),
         # idempotency claim
@@ -69,7 +75,7 @@ def stages(
         Deadline(),
         # claims
         Fallback(recorder),
-        Retry(domains),
+        Retry(domains, runs.may_retry),
         # per attempt
         AttemptGate(kills, health, newest),
         Bulkhead(),

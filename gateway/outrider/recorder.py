@@ -15,6 +15,7 @@ from outrider.ledger.writer import Ledger
 from outrider.policy.load import Policy
 from outrider.policy.plans import LedgerSettings
 from outrider.policy.rules import Decision
+from outrider.runs import Run
 from outrider.settings import Enforcement
 from outrider.unresolved import GUARDED, Unresolved
 
@@ -104,6 +105,7 @@ class Recorder:
             data["shadows"] = [{"rule": rule, "effect": effect} for rule, effect in decision.shadows]
         if decision.error:
             data["error"] = decision.error
+        data |= _run_mark(flight)
         self._ledger.append(
             Event(
                 type=EventType.CALL_DECIDED,
@@ -149,7 +151,8 @@ class Recorder:
             trace_id=_trace_id(flight),
             span_id=attempt.span_id,
             # what bars the same call should a crash leave this one open
-            data={"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {},
+            data=({"like": self._unresolved.key_of(call)} if attempt.effect in GUARDED else {})
+            | (_run_mark(flight) if attempt.n > 1 else {}),
         )
         effects = attempt.effect.has_effects
         return self._ledger.append(event, durable=effects, linger=not effects)
@@ -227,6 +230,14 @@ class Recorder:
         kind = EventType.AGENT_CONNECTED if change == "connected" else EventType.AGENT_LOST
         self._ledger.append(Event(type=kind, agent=agent_ref(agent), data={"change": change, **data}), linger=True)
 
+    def run_changed(
+        self, type_: EventType, run: Run, data: dict[str, Any], mutations: Sequence[Mutation]
+    ) -> asyncio.Future[int]:
+        """A run was limited, ran away, or was resumed."""
+        by = {"actor": data.pop("by"), "reason": data.pop("reason")} if type_ is EventType.RUN_RESUMED else {}
+        event = Event(type=type_, run_id=run.id, agent={"name": run.root}, principal=run.key[0], data=data, **by)
+        return self._ledger.append(event, durable=bool(mutations), mutations=tuple(mutations))
+
     def refuses_effects(self, settings: LedgerSettings) -> bool:
         """Whether the ledger is full, and the policy says that effects are then refused."""
         return settings.when_full == "refuse" and self._ledger.full
@@ -256,6 +267,12 @@ def _trace_id(flight: Flight) -> str:
 
 def _who(agent: Agent) -> dict[str, Any]:
     return {"name": agent.name, "instance": agent.instance} if agent.instance else {"name": agent.name}
+
+
+def _run_mark(flight: Flight) -> dict[str, Any]:
+    """What the run has used up, where it is limited: a restart goes on from there."""
+    run = flight.run
+    return {} if run is None or run.guards is None else {"run": run.mark()}
 
 
 def _paths(flight: Flight) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from outrider.ledger.writer import Ledger
 from outrider.peers.fleet import Fleet
 from outrider.policy.current import CurrentPolicy
 from outrider.pulse import Pulse
+from outrider.runs import Runs
 from outrider.settings import Settings
 from outrider.store import Store
 from outrider.supervisor import Supervisor
@@ -31,6 +32,7 @@ class Services:
     health: Health
     domains: Domains
     agents: Agents
+    runs: Runs
     supervisor: Supervisor
     channel: Channel
     telemetry: Telemetry

@@ -41,6 +41,8 @@ from outrider.policy.load import Policy, load
 from outrider.pulse import Pulse
 from outrider.recorder import Recorder
 from outrider.recovery import History, Recovery
+from outrider.runs import Runs
+from outrider.runs.stored import clear_old, read_marks, read_paused
 from outrider.services import Services
 from outrider.settings import Address, Settings
 from outrider.store import Store
@@ -213,6 +215,8 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         settled=recovery.settled,
         gave_up=recovery.gave_up,
     )
+    runs = Runs(limits=lambda: policies.current.limits, emit=recorder.run_changed)
+    runs.restore(read_marks(store), read_paused(store))
     drivers = Drivers(local)
     drivers.apply(policy)
     traffic = Traffic()
@@ -222,6 +226,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         health=health,
         domains=domains,
         unresolved=unresolved,
+        runs=runs,
         recorder=recorder,
         newest=lambda: policies.current,
         driver_of=drivers.get,
@@ -249,12 +254,25 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         incarnation=store.incarnation,
     )
     supervisor.on_lifecycle = channel.broadcast_lifecycle
-    _record_policy(ledger, policy, cleared)
+    _record_policy(ledger, policy, [*cleared, clear_old()])
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
     local.recover(suspects)
     fleet = _fleet(settings, store, tokens, kills, supervisor, ledger)
     services = Services(
-        settings, store, ledger, policies, kills, health, domains, agents, supervisor, channel, telemetry, pulse, fleet
+        settings,
+        store,
+        ledger,
+        policies,
+        kills,
+        health,
+        domains,
+        agents,
+        runs,
+        supervisor,
+        channel,
+        telemetry,
+        pulse,
+        fleet,
     )
     return Sidecar(services, drivers, local, tokens)
 

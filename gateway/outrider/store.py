@@ -39,7 +39,7 @@ WAL_KEEP_BYTES = 64 * 1024 * 1024
 """A write-ahead log that a slow reader let grow is cut back to this once it starts over."""
 
 MIGRATIONS = Migrations("outrider")
-KNOWN = frozenset({"0001_first"})
+KNOWN = frozenset({"0001_first", "0004_runs"})
 """Every migration of this version; a database that has had another one was written by a newer Outrider."""
 
 
@@ -89,6 +89,19 @@ def _first(db: Database) -> None:
             {"key": "probe", "value": ""},
         ]
     )
+
+
+@MIGRATIONS(name="0004_runs")
+def _runs(db: Database) -> None:
+    """Runs that are paused until a person resumes them."""
+    db.table("runs").create(
+        {
+            "principal": str, "agent": str, "run": str, "root": str, "why": str,
+            "calls": int, "retries": int, "began_wall": float, "paused_wall": float,
+        },
+        pk=("principal", "agent", "run"),
+        not_null={"root", "why", "calls", "retries", "began_wall", "paused_wall"},
+    )  # fmt: skip
 
 
 def _fault(folder: Path, message: str, fix: str) -> Misconfigured:

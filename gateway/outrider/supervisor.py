@@ -110,13 +110,10 @@ class Supervisor:
         flight.caller = caller
         flight.ahead = len(self.flights)
         flight.on_observed = self._observed
-        self.flights[call.id] = flight
         parent = self.flights.get(call.parent) if call.parent else None
+        self.flights[call.id] = flight
         if parent is not None:
-            if is_own_child(call, parent.call):
-                parent.adopt_child()
-            else:
-                flight.foreign_parent = True  # ingest refuses it
+            _nest(flight, parent)
         flight.task = loop.create_task(self._live(flight))
         return flight
 
@@ -318,6 +315,18 @@ def _end_trace(trace: Trace, flight: Flight, outcome: Outcome, took_s: float) ->
             degraded_by=flight.degraded_by,
         )
     )
+
+
+def _nest(flight: Flight, parent: Flight) -> None:
+    """A call inside another belongs to that one's run, whatever run it names: leaving a run is not its own choice."""
+    call = flight.call
+    if not is_own_child(call, parent.call):
+        flight.foreign_parent = True  # ingest refuses it
+        return
+    parent.adopt_child()
+    flight.run = parent.run
+    if call.run != parent.call.run:
+        flight.call = replace(call, run=parent.call.run or call.run)
 
 
 def is_own_child(call: Call, parent: Call) -> bool:

@@ -84,6 +84,7 @@ def normalised(policy: Policy) -> dict[str, Any]:
         "limits": differing(policy.limits),
         "ledger": differing(policy.ledger),
         "kills": differing(policy.kills),
+        "runs": summary["runs"],
     }
     return {key: value for key, value in found.items() if value}
 

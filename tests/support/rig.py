@@ -28,6 +28,8 @@ from outrider.policy.load import load
 from outrider.policy.plans import Plan
 from outrider.pulse import Pulse
 from outrider.recorder import Recorder
+from outrider.runs import Runs
+from outrider.runs.stored import read_marks, read_paused
 from outrider.store import Store
 from outrider.supervisor import Supervisor
 from outrider.telemetry import Telemetry
@@ -137,6 +139,8 @@ class Rig:
         self.health = Health(policy.upstreams)
         recorder = Recorder(self.ledger, self.unresolved, "cooperative")
         self.agents = Agents(limits=lambda: self.policies.current.limits, emit=recorder.agent_changed)
+        self.runs = Runs(limits=lambda: self.policies.current.limits, emit=recorder.run_changed)
+        self.runs.restore(read_marks(self.store), read_paused(self.store))
         self.traffic = Traffic()
         self.telemetry = Telemetry()
         chain = stages(
@@ -145,6 +149,7 @@ class Rig:
             health=self.health,
             domains=self.domains,
             unresolved=self.unresolved,
+            runs=self.runs,
             recorder=recorder,
             newest=lambda: self.policies.current,
             driver_of=lambda upstream: self.upstream,

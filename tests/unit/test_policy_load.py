@@ -298,7 +298,7 @@ def test_the_summary_is_json_and_names_what_decides(tmp_path: Path) -> None:
     """What GET /v1/policy shows."""
     summary = json.loads(json.dumps(with_secrets(tmp_path).summary()))
     assert set(summary) == {
-        "name", "digest", "mode", "folder", "files", "upstreams", "tools", "rules", "limits", "ledger", "kills",
+        "name", "digest", "mode", "folder", "files", "upstreams", "tools", "rules", "limits", "ledger", "kills", "runs",
         "warnings",
     }  # fmt: skip
     assert summary["rules"][0]["name"] == "all"

@@ -11,7 +11,7 @@ from outrider.policy import schema, schema_upstreams
 from outrider.policy.draft import Draft, Item, draft
 from outrider.policy.fields import Model
 from outrider.policy.layers import WHOLE, Keys, Layers, Leaf, Leaves, leaves_of
-from outrider.policy.strictyaml import Document, read
+from outrider.policy.strictyaml import Document, Path, read
 
 BUILT_IN = "built in"
 LOCAL = "local"
@@ -127,7 +127,7 @@ def _reference(text: str) -> str:
     return f"«{', '.join(found)}»" if found else NOT_SHOWN
 
 
-def _at(data: Any, item: Item[Any], keys: Keys) -> Any:
+def _at(data: Any, item: Item[Any], keys: Path) -> Any:
     """What stands there, as it is written: ``30s`` and not 30.0."""
     for step in (*item.path, *keys):
         data = data[step]

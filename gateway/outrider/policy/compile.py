@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 from outrider.calls import Effect
 from outrider.policy import plans, schema
 from outrider.policy.draft import Draft, Item
-from outrider.policy.layers import Keys, Layers, Leaf, Leaves, leaves_of, merged
+from outrider.policy.layers import Keys, Layers, Leaf, Leaves, leaves_of, merged, model_leaves
 from outrider.policy.patterns import MAX_NAME, is_operation
 from outrider.policy.references import Resolver
+from outrider.policy.run_guards import Override, RunPolicy, Said
+from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Probe, RateLimit
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ _LIMITS: Table = {
     ("maxDepth",): "max_depth",
     ("maxNodes",): "max_nodes",
     ("maxAgents",): "max_agents",
+    ("maxRuns",): "max_runs",
     ("maxDomains",): "max_domains",
     ("maxChannels",): "max_channels",
     ("suspectFor",): "suspect_s",
@@ -89,6 +92,16 @@ _LEDGER: Table = {
     ("recordResults",): "record_results",
     ("redactKeys",): "redact_keys",
     ("unknownFor",): "unknown_ttl_s",
+}
+_RUNS: Table = {
+    ("maxCalls",): "max_calls",
+    ("maxRetries",): "max_retries",
+    ("maxDuration",): "max_duration_s",
+    ("runaway", "sameCall"): "same_call",
+    ("runaway", "failures"): "failures",
+    ("runaway", "exempt"): "exempt",
+    ("runaway", "action"): "action",
+    ("runaway", "refusals"): "refusals",
 }
 _KILLS: Table = {("abortTimeout",): "abort_timeout_s", ("file",): "file"}
 _PROBE: Table = {
@@ -235,6 +248,28 @@ def ledger(made: Draft) -> plans.LedgerSettings:
 
 def kills(made: Draft) -> plans.KillSettings:
     return _filled(plans.KillSettings, _section(made, "kills"), _KILLS)
+
+
+def runs(made: Draft) -> RunPolicy:
+    item: Item[Runs] | None = made.sections.get("runs")
+    if item is None:
+        return RunPolicy()
+    overrides = tuple(
+        Override(pattern, _run_fields(leaves), item.at("overrides", index))
+        for index, entry in enumerate(item.model.overrides)
+        for leaves in (override_leaves(item, index),)
+        for pattern in entry.agents
+    )
+    return RunPolicy(_run_fields(leaves_of(item)), overrides)
+
+
+def override_leaves(item: Item[Runs], index: int) -> dict[Keys, Leaf]:
+    """What one entry of ``runs.overrides`` sets, flat."""
+    return model_leaves(item.model.overrides[index], item, ("overrides", index))
+
+
+def _run_fields(leaves: Leaves) -> Said:
+    return {field: _frozen(leaves[keys].value) for keys, field in _RUNS.items() if keys in leaves}
 
 
 def _section(made: Draft, name: str) -> Leaves:

@@ -66,7 +66,7 @@ _WRITTEN_OUT = frozenset({"headers", "query", "body", "url", "static", "value"})
 
 _LATER = frozenset(
     {"hedge", "approval", "reconcile", "compensate", "claims", "staleCheck", "onConflict", "merge", "queue"}
-    | {"mergeQueue", "runs", "mcp", "audit", "escalate"}
+    | {"mergeQueue", "mcp", "audit", "escalate"}
 )
 """Words of later versions, and of other gateways: no near name would help."""
 MIN_TAIL = 3

@@ -13,6 +13,7 @@ from typing import Any
 from outrider.policy.draft import Draft, Item
 from outrider.policy.fields import Model
 from outrider.policy.patterns import PatternIndex
+from outrider.policy.strictyaml import Path
 
 Keys = tuple[str, ...]
 
@@ -26,7 +27,7 @@ class Leaf:
 
     value: Any
     item: Item[Any]
-    keys: Keys
+    keys: Path  # from the item on; a list's entry is a number
 
     @property
     def where(self) -> str:
@@ -53,17 +54,22 @@ class Layer:
 
 def leaves_of(item: Item[Any], *, under: Keys = ()) -> dict[Keys, Leaf]:
     """What a section says, flat. ``under`` picks a part of it, such as ``("domain",)`` of an upstream."""
-    found: dict[Keys, Leaf] = {}
     model: Any = item.model
     for key in under:
         model = model.said().get(key)
         if model is None:
-            return found
+            return {}
+    return model_leaves(model, item, under)
+
+
+def model_leaves(model: Model, item: Item[Any], under: Path) -> dict[Keys, Leaf]:
+    """What a part of a section says, flat; ``under`` is where in the section it stands."""
+    found: dict[Keys, Leaf] = {}
     _flatten(model, item, under, (), found)
     return found
 
 
-def _flatten(model: Model, item: Item[Any], under: Keys, keys: Keys, found: dict[Keys, Leaf]) -> None:
+def _flatten(model: Model, item: Item[Any], under: Path, keys: Keys, found: dict[Keys, Leaf]) -> None:
     for name, value in model.said().items():
         path = (*keys, name)
         if isinstance(value, Model) and path not in WHOLE:

@@ -21,10 +21,12 @@ from outrider.policy.draft import Draft, Item, draft
 from outrider.policy.layers import Layers
 from outrider.policy.lint_links import check_links
 from outrider.policy.lint_plans import check_plans
+from outrider.policy.lint_runs import check_runs
 from outrider.policy.lint_upstreams import check_upstreams
 from outrider.policy.plans import KillSettings, LedgerSettings, Limits, Plan, Upstream
 from outrider.policy.references import Resolver
 from outrider.policy.rules import Rule, Rules
+from outrider.policy.run_guards import RunPolicy
 from outrider.policy.schema import Metadata
 from outrider.policy.schema import Rule as RuleSection
 from outrider.policy.strictyaml import read
@@ -50,6 +52,7 @@ class Policy:
     limits: Limits
     ledger: LedgerSettings
     kills: KillSettings
+    runs: RunPolicy
     rules: Rules
     mode: Literal["enforce", "observe"] = "enforce"
     warnings: tuple[Fault, ...] = ()
@@ -162,6 +165,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
     made.faults.extend(check_plans(layers, upstreams))
     made.faults.extend(check_links(made, layers, upstreams))
     made.faults.extend(check_upstreams(made, layers, upstreams))
+    made.faults.extend(check_runs(made))
     metadata = made.section("metadata", Metadata)
     return Policy(
         name=(metadata.name if metadata else None) or folder.resolve().name or "policy",
@@ -172,6 +176,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         limits=compiling.limits(made),
         ledger=compiling.ledger(made),
         kills=compiling.kills(made),
+        runs=compiling.runs(made),
         rules=Rules(rules),
         mode=made.mode,
         patterns=tuple(layer.pattern for layer in layers.entries),

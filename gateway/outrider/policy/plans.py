@@ -196,6 +196,7 @@ class Limits:
     max_depth: int = 32
     max_nodes: int = 10_000
     max_agents: int = 1000
+    max_runs: int = 10_000
     max_domains: int = 2000
     max_channels: int = 200
     suspect_s: float = 30.0  # how long a lost agent's attempts stay suspect before they become unknown

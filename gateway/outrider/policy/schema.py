@@ -34,6 +34,7 @@ from outrider.policy.fields import (
     lasting,
     optional,
 )
+from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Domain, Upstream
 from outrider.policy.units import format_size
 
@@ -258,6 +259,7 @@ class Limits(Model):
     max_depth: int = default(_LIMITS.max_depth, "How deep arguments may nest.", ge=1, le=128)
     max_nodes: Count = default(_LIMITS.max_nodes, "How many values arguments may hold.")
     max_agents: Count = default(_LIMITS.max_agents, "Agents that are told apart.")
+    max_runs: Count = default(_LIMITS.max_runs, "Runs that are told apart; see `runs`.")
     max_domains: Count = default(_LIMITS.max_domains, "Fault domains of in-process tools that are told apart.")
     max_channels: Count = default(_LIMITS.max_channels, "Agents' processes connected at once.")
     suspect_for: PositiveDuration = lasting(
@@ -325,6 +327,7 @@ class Policy(Model):
     limits: Limits = optional("What a client can make grow, capped.")
     ledger: LedgerSection = optional("The audit log.")
     kills: Kills = optional("Kill switches.")
+    runs: Runs = optional("What one run, with all its nested agents, may do altogether.")
 
 
 class _WithoutTitles(GenerateJsonSchema):

@@ -26,6 +26,7 @@ def summarise(policy: Policy) -> dict[str, Any]:
         "limits": asdict(policy.limits),
         "ledger": {**asdict(policy.ledger), "redact_keys": list(policy.ledger.redact_keys)},
         "kills": asdict(policy.kills),
+        "runs": policy.runs.as_dict(),
         "warnings": [
             {"file": fault.file, "line": fault.line, "path": fault.path, "code": fault.code, "message": fault.message}
             for fault in policy.warnings

@@ -11,7 +11,7 @@ from outrider.stages import Next
 
 
 class Deadline:
-    """Starts the clock. The caller may shorten the policy's total, never lengthen it."""
+    """Starts the clock. The caller may shorten the policy's total, never lengthen it; so does the end of its run."""
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
@@ -21,6 +21,9 @@ class Deadline:
         if wanted_ms is not None and wanted_ms / 1000 < total_s:
             total_s, whose = wanted_ms / 1000, "the caller's deadline"
         now = clock.monotonic()
+        ends_at = None if flight.run is None else flight.run.stops_at
+        if ends_at is not None and ends_at - now < total_s:
+            total_s, whose = max(0.0, ends_at - now), "runs.maxDuration"
         flight.deadline = now + total_s
         timer = asyncio.get_running_loop().call_at(flight.deadline, _passed, flight, total_s, whose)
         try:

@@ -10,17 +10,20 @@ from dataclasses import dataclass, replace
 from outrider import clock
 from outrider.calls import Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.backoff import delay_s, retry_after_delay_s
-from outrider.domains.domain import Domains
+from outrider.domains.domain import Domain, Domains
 from outrider.errors import Code
 from outrider.flight import MIN_ATTEMPT_S, Flight
 from outrider.policy.plans import Plan
 from outrider.policy.plans import Retry as Settings
+from outrider.runs import Run
 from outrider.stages import Next
 from outrider.telemetry import semconv
 
 STAGE = "retry"
 
 SPENT = "the retry budget of this upstream is spent"
+RUN_SPENT = "this run has had all the retries that runs.maxRetries allows"
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,12 @@ def decide(
 class Retry:
     """Runs the attempts of one tool. A refusal inside an attempt (breaker, bulkhead, kill) ends the loop at once."""
 
-    def __init__(self, domains: Domains, rng: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, domains: Domains, may_retry: Callable[[Run | None], bool], rng: Callable[[], float] = random.random
+    ) -> None:
+        """``may_retry`` asks what all calls of a run share, and counts a retry that it grants."""
         self._domains = domains
+        self._may_retry = may_retry
         self._rng = rng
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
@@ -133,19 +140,30 @@ class Retry:
             )
             if isinstance(step, GiveUp):
                 return final(outcome, flight, step)
-            if flight.verdict is not None:
-                return final(outcome, flight, GiveUp("stopped"))
-            reservation = domain.budget.reserve(now)
-            if reservation is None:
-                return final(outcome, flight, GiveUp(SPENT))
-            _mark(flight, outcome.failure, now, step.delay_s)
-            try:
-                awake = await self._back_off(flight, step.delay_s)
-                granted = awake and reservation.start(clock.monotonic())
-            finally:
-                reservation.cancel()  # nothing to give back once it was started
-            if not granted:
-                return final(outcome, flight, GiveUp("stopped" if not awake else SPENT))
+            if why_not := await self._wait_for_another(flight, domain, outcome.failure, step.delay_s):
+                return final(outcome, flight, GiveUp(why_not))
+
+    async def _wait_for_another(self, flight: Flight, domain: Domain, failure: Failure, delay_s: float) -> str:
+        """Back off, within what upstream and run have left for retries. Why there is none; empty where there is."""
+        if flight.verdict is not None:
+            return STOPPED
+        now = clock.monotonic()
+        reservation = domain.budget.reserve(now)
+        if reservation is None:
+            return SPENT
+        if not self._may_retry(flight.run):
+            reservation.cancel()
+            return RUN_SPENT
+        _mark(flight, failure, now, delay_s)
+        granted = False
+        try:
+            awake = await self._back_off(flight, delay_s)
+            granted = awake and reservation.start(clock.monotonic())
+        finally:
+            reservation.cancel()  # nothing to give back once it was started
+            if not granted and flight.run is not None:
+                flight.run.not_retried()
+        return "" if granted else SPENT if awake else STOPPED
 
     async def _back_off(self, flight: Flight, wait_s: float) -> bool:
         """Sleep; False when a verdict ended it."""
