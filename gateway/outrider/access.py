@@ -9,13 +9,19 @@ from outrider.errors import Code
 from outrider.flight import Flight
 from outrider.observing import enforced
 from outrider.policy.load import Policy
+from outrider.policy.patterns import matches
 from outrider.policy.rules import Decision, Facts
 
 
 def decide(flight: Flight, policy: Policy, tool: str) -> Decision:
     """What ``policy`` says of this call to ``tool`` (which is another one in a fallback)."""
     call = flight.call
-    facts = Facts(tool, call.args, call.agent, call.run, call.session, call.principal.name, clock.wall())
+    scope = call.principal.tools
+    if scope and not any(matches(pattern, tool) for pattern in scope):
+        only = ", ".join(scope[:8])
+        return Decision("deny", reason=f"This agent's credential is scoped to {only}, which {tool} is not.")
+    who = call.principal
+    facts = Facts(tool, call.args, call.agent, call.run, call.session, who.name, clock.wall(), who.on_behalf_of)
     return policy.rules.decide(facts)
 
 
@@ -48,5 +54,7 @@ def _sentence(decision: Decision, tool: str) -> tuple[Code, str]:
             Code.APPROVAL_UNAVAILABLE,
             f"The rule '{decision.rule}' asks a person first, and this version cannot ask; the call is refused.",
         )
+    if decision.rule is None:  # the credential's own limits
+        return Code.DENIED, decision.reason
     reason = decision.reason or "no reason given"
     return Code.DENIED, f"The rule '{decision.rule}' denies {tool}: {reason}"

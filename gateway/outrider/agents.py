@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -140,11 +140,13 @@ class Agents:
         elif outcome.kind in (OutcomeKind.DEFINITE, OutcomeKind.UNKNOWN):
             entry.failures += 1
 
-    def connected(self, hello: Hello, session: str) -> None:
-        """An instance said hello on its channel session; a known session has come back."""
+    def connected(self, hello: Hello, session: str, known: Agent | None = None) -> None:
+        """An instance said hello on its channel session; a known session has come back. ``known``: who its credential
+        proves it to be."""
         entry = self._entry(hello.agent)
         before = entry.instances.pop(session, None)
-        agent = Agent(hello.agent, hello.framework[:MAX_CHARS], instance=hello.instance[:MAX_CHARS])
+        shown = known or Agent(hello.agent)
+        agent = replace(shown, framework=hello.framework[:MAX_CHARS], instance=hello.instance[:MAX_CHARS])
         instance = _Instance(
             agent=agent,
             instance=agent.instance,

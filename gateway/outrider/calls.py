@@ -111,9 +111,15 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """On whose credential: ``token:agent`` for the one agents' token, ``channel:<instance>`` behind a channel."""
+    """On whose credential: ``token:agent`` for the shared agents' token (``channel:<instance>`` behind a channel),
+    ``token:<id>`` for a token of an agent's own, ``jwt:<subject>``. ``on_behalf_of``: for whom the agent acts, where a
+    JWT says so. ``tools``: the only ones that may be called with it, () for no such limit. ``credential`` is what was
+    shown; ``identity`` knows what became of it since."""
 
     name: str = "token:agent"
+    on_behalf_of: str = ""
+    tools: tuple[str, ...] = ()
+    credential: object | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ from outrider.calls import Call, Outcome, OutcomeKind
 from outrider.errors import Code, problem
 from outrider.flight import Flight
 from outrider.frames import Malformed, check_hello, check_open, decoded, encode_answer, encode_undeliverable
+from outrider.identity.credential import Credential
 from outrider.policy.plans import Limits
+from outrider.proof import caller, check_resumption, named
 from outrider.sessions import NEVER_WAITS, Link, Session, session_id
 from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.upstreams.local import LocalUpstream
@@ -58,6 +60,8 @@ HELLO_S = 10.0
 """How long a new connection may take to say hello."""
 CLOSE_S = 2.0
 """How long the end of a connection may take, for its last frames and the closing handshake."""
+REVOKED_GRACE_S = 5.0
+"""How long a process whose credential was revoked may still report how its calls under way ended."""
 MAX_MALFORMED = 5
 """Frames that cannot be understood before the connection is ended."""
 LIMITS = ChannelLimits()
@@ -102,6 +106,7 @@ class Channel:
         self._sessions: dict[str, Session] = {}  # connected
         self._away: dict[str, Session] = {}  # may come back; the one longest away first
         self._sockets: dict[web.WebSocketResponse, Link] = {}
+        self._dismissals: set[asyncio.Future[bool]] = set()
         self._closing = False
         self._handlers: Mapping[type[FromAdapter], Callable[[Session, Any], None]] = {
             Open: self._on_open,
@@ -126,6 +131,34 @@ class Channel:
         for session in self._sessions.values():
             session.push(Lifecycle(state, reason))
 
+    def end_refused(self) -> None:
+        """End the sessions whose credential is worth nothing any more. One that lapsed may come back with a fresh one,
+        and its calls go on. Of one that was revoked, calls under way have a moment to say how they ended."""
+        now = clock.monotonic()
+        for session in (*self._sessions.values(), *self._away.values()):
+            denial = None if session.orderly else session.credential.refusal()
+            if denial is None:
+                continue
+            if session.refused_at is None:
+                session.refused_at = now
+                if denial.lapsed:
+                    self._dismiss(session, denial.detail)
+            idle = session.idle and not self._local.holds(session.id)
+            if not denial.lapsed and (idle or now - session.refused_at >= REVOKED_GRACE_S):
+                session.orderly = True  # it has no window to come back in
+                self._dismiss(session, denial.detail)
+
+    def _dismiss(self, session: Session, why: str) -> None:
+        """Close its connection; what follows is what follows of any. One that is away has none."""
+        log.warning("%s (%s) is sent away: %s", session.agent.name, session.instance, why)
+        socket = next((socket for socket, link in self._sockets.items() if link is session.link), None)
+        if socket is not None:
+            closing = asyncio.ensure_future(socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"not trusted now"))
+            self._dismissals.add(closing)
+            closing.add_done_callback(self._dismissals.discard)
+        elif session.orderly:
+            self._end(session)
+
     async def close(self) -> None:
         """Take no new connection, write what is to be written, and end all; about twice ``CLOSE_S`` at most."""
         self._closing = True
@@ -141,8 +174,8 @@ class Channel:
         for session in list(self._away.values()):
             self._end(session)
 
-    async def handler(self, request: web.Request) -> web.WebSocketResponse:
-        """One connection, from hello to its end. The credential was checked by the data plane."""
+    async def handler(self, request: web.Request, credential: Credential) -> web.WebSocketResponse:
+        """One connection, from hello to its end, with what was shown to the data plane."""
         socket = web.WebSocketResponse(
             compress=False,
             max_msg_size=FRAME_BYTES + 1,  # aiohttp refuses from this size on
@@ -156,20 +189,20 @@ class Channel:
             return socket
         link = self._sockets[socket] = Link(socket, drain, request.transport)
         try:
-            hello = await self._greeted(socket, link)
+            hello = await self._greeted(socket, link, credential)
             if hello is not None:
-                await self._serve(socket, link, hello)
+                await self._serve(socket, link, hello, credential)
         finally:
             del self._sockets[socket]
         return socket
 
     # ── hello ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _greeted(self, socket: web.WebSocketResponse, link: Link) -> Hello | None:
+    async def _greeted(self, socket: web.WebSocketResponse, link: Link, credential: Credential) -> Hello | None:
         """The hello of a process that is welcome; None for one that was told why it is not."""
         try:
             self._check_room(len(self._sockets), 2)
-            return self._admitted(await socket.receive(HELLO_S))
+            return self._admitted(await socket.receive(HELLO_S), credential)
         except Malformed as wrong:
             told = ProblemFrame(problem(wrong.code, str(wrong)), fatal=True)
         except _NotNow as wrong:
@@ -180,15 +213,17 @@ class Channel:
         await socket.close(code=WSCloseCode.POLICY_VIOLATION if told.fatal else WSCloseCode.TRY_AGAIN_LATER)
         return None
 
-    def _admitted(self, message: WSMessage) -> Hello | None:
+    def _admitted(self, message: WSMessage, credential: Credential) -> Hello | None:
         """None: the connection ended before it said anything. Raises Malformed and _NotNow."""
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
             return None
-        hello = check_hello(decoded(message.data))
+        hello = named(check_hello(decoded(message.data)), credential)
         if self._closing:
             raise _NotNow(Code.DRAINING, "The sidecar is shutting down; connect again soon.")
-        if session_id(hello.session_key) not in self._sessions:
+        key = session_id(hello.session_key)
+        if key not in self._sessions:
             self._check_room(self.connected + 1)
+        check_resumption(self._sessions.get(key) or self._away.get(key), credential)
         return hello
 
     def _check_room(self, count: int, times: int = 1) -> None:
@@ -197,9 +232,9 @@ class Channel:
         if count > times * most:
             raise _NotNow(Code.OVERLOADED, f"No more than {most} processes may be connected (limits.maxChannels).")
 
-    def _welcome(self, link: Link, hello: Hello) -> Session:
+    def _welcome(self, link: Link, hello: Hello, credential: Credential) -> Session:
         """Attach the connection to its session. Nothing here waits: frames of the call protocol come after welcome."""
-        session = self._session_of(hello)
+        session = self._session_of(hello, credential)
         session.attach(link)
         self._sessions[session.id] = session
         session.push(
@@ -212,13 +247,13 @@ class Channel:
                 opens=tuple(ref for ref in hello.opens if ref in session.opens),
             )
         )
-        self._agents.connected(hello, session.id)
+        self._agents.connected(hello, session.id, session.agent)
         self._local.connected(session, {(one.call, one.n) for one in hello.running}, hello.unacked)
         session.redeliver()
         log.info("%s (%s) is connected", hello.agent, hello.instance)
         return session
 
-    def _session_of(self, hello: Hello) -> Session:
+    def _session_of(self, hello: Hello, credential: Credential) -> Session:
         key = session_id(hello.session_key)
         session = self._sessions.get(key)
         if session is not None and session.link is not None:  # it noticed the break before we did
@@ -226,14 +261,14 @@ class Channel:
             self._lose(session)
         session = self._away.pop(key, None)
         if session is None:
-            return Session(hello)
-        session.introduce(hello)
+            return Session(hello, credential)
+        session.introduce(hello, credential)
         return session
 
     # ── one connection's life ────────────────────────────────────────────────────────────────────────────────────
 
-    async def _serve(self, socket: web.WebSocketResponse, link: Link, hello: Hello) -> None:
-        session = self._welcome(link, hello)
+    async def _serve(self, socket: web.WebSocketResponse, link: Link, hello: Hello, credential: Credential) -> None:
+        session = self._welcome(link, hello, credential)
         try:
             async for message in socket:
                 if session.link is not link or message.type is WSMsgType.ERROR:
@@ -308,7 +343,7 @@ class Channel:
             id=clock.new_id(),
             tool=frame.tool,
             args=frame.args,
-            agent=session.agent_named(frame.agent),
+            agent=caller(session, frame),
             principal=session.principal,
             run=frame.run,
             session=frame.session,

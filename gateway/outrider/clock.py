@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 def monotonic() -> float:
@@ -32,6 +33,18 @@ def stamp(seconds: float | None = None) -> str:
     """RFC 3339 in UTC with microseconds, for example ``2026-11-22T15:04:05.000001Z``."""
     moment = datetime.fromtimestamp(wall() if seconds is None else seconds, UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+"""Linux: names the boot, so that monotonic times of the process before this one can be compared with ours."""
+
+
+def boot_id() -> str:
+    """Empty where the system does not tell: monotonic times of an earlier process are then never compared."""
+    try:
+        return BOOT_ID_FILE.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 _POOL_BYTES = 4096

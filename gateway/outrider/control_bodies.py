@@ -51,10 +51,12 @@ class NoBody(msgspec.Struct, frozen=True):
 
 
 Fault = dict[str, str]
+Checks = Mapping[str, Callable[[Any], str]]
 
 
-def read_body(raw: bytes, shape: type[T]) -> T:
-    """The body as ``shape``. Raises Refused with every fault: ``errors`` is a list of {field, message}."""
+def read_body(raw: bytes, shape: type[T], checks: Checks | None = None) -> T:
+    """The body as ``shape``, its fields checked by ``checks``, or as their names say everywhere. Raises Refused with
+    every fault: ``errors`` is a list of {field, message}."""
     if not raw.strip() and shape is NoBody:
         return shape()
     try:
@@ -63,28 +65,28 @@ def read_body(raw: bytes, shape: type[T]) -> T:
         raise _refusal([{"field": "", "message": f"the body is not JSON: {error}"}]) from None
     if not isinstance(given, dict):
         raise _refusal([{"field": "", "message": "the body is not a JSON object"}])
-    if faults := _faults(given, msgspec.structs.fields(shape)):  # type: ignore[arg-type]
+    if faults := _faults(given, msgspec.structs.fields(shape), CHECKS if checks is None else checks):  # type: ignore[arg-type]
         raise _refusal(faults)
     return msgspec.convert(given, shape)
 
 
-def _faults(given: Mapping[str, Any], fields: Sequence[FieldInfo]) -> list[Fault]:
+def _faults(given: Mapping[str, Any], fields: Sequence[FieldInfo], checks: Checks) -> list[Fault]:
     known = [field.encode_name for field in fields]
     faults = [_unknown(name, known) for name in given if name not in known]
     for field in fields:
         name = field.encode_name
-        message = _field_fault(field, given[name]) if name in given else "is missing" if field.required else ""
+        message = _field_fault(field, given[name], checks) if name in given else "is missing" if field.required else ""
         if message:
             faults.append({"field": name, "message": message})
     return faults
 
 
-def _field_fault(field: FieldInfo, value: Any) -> str:
+def _field_fault(field: FieldInfo, value: Any, checks: Checks) -> str:
     try:
         msgspec.convert(value, field.type)
     except msgspec.ValidationError as error:
         return f"is wrong: {error}"
-    check = CHECKS.get(field.encode_name)
+    check = checks.get(field.encode_name)
     return "" if check is None else check(value)
 
 
@@ -109,7 +111,7 @@ def _not_a_ttl(value: str | float | None) -> str:
     return f"'{value[:40]}' is not a time to last; write for example 30s, 15m or 2h, or leave it out"
 
 
-CHECKS: Mapping[str, Callable[[Any], str]] = {"reason": _unsaid, "ttl": _not_a_ttl}
+CHECKS: Checks = {"reason": _unsaid, "ttl": _not_a_ttl}
 
 
 def _refusal(faults: list[Fault]) -> Refused:

@@ -9,11 +9,24 @@ from functools import partial
 from aiohttp import web
 
 from outrider import gauges
-from outrider.control import agents, calls, console, kills, ledger, peers, policy, probes, runs, upstreams
+from outrider.control import (
+    agents,
+    calls,
+    console,
+    kills,
+    ledger,
+    peers,
+    policy,
+    probes,
+    runs,
+    tokens,
+    upstreams,
+)
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
 from outrider.errors import Code, Misconfigured, Refused
 from outrider.http_common import Handler, Tokens, bearer, cross_origin, guarded, problem_response
+from outrider.identity.tokens import PREFIX as AGENTS_PREFIX
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.services import Services
 
@@ -25,6 +38,7 @@ ROUTES: Routes = (
     *runs.ROUTES,
     *kills.ROUTES,
     *peers.ROUTES,
+    *tokens.ROUTES,
     *upstreams.ROUTES,
     *ledger.ROUTES,
     *policy.ROUTES,
@@ -55,13 +69,14 @@ def _people_only(tokens: Tokens, request: web.Request) -> web.Response | None:
         return None
     if "Authorization" not in request.headers and console.signed_in(request):
         return None
-    kind = tokens.kind(bearer(request))
+    given = bearer(request)
+    kind = "agent" if given.startswith(AGENTS_PREFIX) else tokens.kind(given)
     reads_metrics = request.path == "/metrics" and request.method == "GET"
     if kind == "admin" or (kind == "metrics" and reads_metrics):
         return None
     if kind == "peer" and request.path.startswith("/v1/peer/"):
         return None
-    return _refused_credential(kind, bool(bearer(request)))
+    return _refused_credential(kind, bool(given))
 
 
 def _refused_credential(kind: str | None, given: bool) -> web.Response:

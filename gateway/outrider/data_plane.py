@@ -11,17 +11,18 @@ import msgspec
 from aiohttp import web
 
 from outrider import clock
-from outrider.calls import Agent, Call, Outcome, Principal
+from outrider.calls import Agent, Call, Outcome
 from outrider.errors import Code
 from outrider.flight import Flight
 from outrider.http_common import (
-    Tokens,
+    CREDENTIAL,
     bearer,
     cross_origin,
     guarded,
     problem_response,
     respond_problem,
 )
+from outrider.identity import Authenticator, Credential, Denial
 from outrider.policy.current import CurrentPolicy
 from outrider.supervisor import Supervisor
 from outrider.telemetry import traceparent_from, tracestate_from
@@ -32,7 +33,6 @@ MAX_DEADLINE_MS = 86_400_000
 MAX_NAME_CHARS = 200
 BODY_S = 30.0
 """How long a request's body may take to arrive."""
-AGENTS_TOKEN = Principal("token:agent")
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 _decode_body = msgspec.json.Decoder(CallBody).decode
 _encode_answer = msgspec.json.Encoder(enc_hook=str).encode
@@ -42,26 +42,33 @@ class BadRequest(ValueError):
     """A request that cannot be understood; the sentence says what and how to mend it."""
 
 
+class AnothersName(ValueError):
+    """A request under a name that its credential does not prove."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataPlane:
     """What the routes need. ``ready`` says why this sidecar is not ready, None when it is."""
 
     supervisor: Supervisor
     policies: CurrentPolicy
-    tokens: Tokens
-    channel: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    authenticator: Authenticator
+    channel: Callable[[web.Request, Credential], Awaitable[web.StreamResponse]]
     ready: Callable[[], str | None]
 
 
 def data_app(plane: DataPlane) -> web.Application:
     """The agents' listener."""
     app = web.Application(
-        middlewares=[guarded(cross_origin, partial(_agents_only, plane.tokens))],
+        middlewares=[guarded(cross_origin, partial(_agents_only, plane.authenticator))],
         client_max_size=64 * 1024 * 1024,  # the policy's own, smaller limit is applied while reading
     )
 
     async def call(request: web.Request) -> web.StreamResponse:
         return await _call(plane, request)
+
+    async def channel(request: web.Request) -> web.StreamResponse:
+        return await plane.channel(request, request[CREDENTIAL])
 
     async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -71,21 +78,20 @@ def data_app(plane: DataPlane) -> web.Application:
         return web.Response(text="ok\n") if why is None else web.Response(text=f"not ready: {why}\n", status=503)
 
     app.router.add_post("/v1/call", call)
-    app.router.add_get("/v1/channel", plane.channel)
+    app.router.add_get("/v1/channel", channel)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app
 
 
-def _agents_only(tokens: Tokens, request: web.Request) -> web.Response | None:
-    token = bearer(request)
-    if tokens.kind(token) == "agent" or request.path in OPEN_PATHS:
+def _agents_only(authenticator: Authenticator, request: web.Request) -> web.Response | None:
+    if request.path in OPEN_PATHS:
         return None
-    if not token:
-        detail = "Send 'Authorization: Bearer TOKEN' with the agents' token (agent.token in the data folder)."
-    else:
-        detail = "This is not the agents' token of this sidecar."
-    return problem_response(Code.UNAUTHENTICATED, detail)
+    found = authenticator.check(bearer(request))
+    if isinstance(found, Denial):
+        return problem_response(found.code, found.detail)
+    request[CREDENTIAL] = found
+    return None
 
 
 async def _call(plane: DataPlane, request: web.Request) -> web.Response:
@@ -94,9 +100,11 @@ async def _call(plane: DataPlane, request: web.Request) -> web.Response:
         body = await _body(request, limit)
         if body is None:
             return problem_response(Code.TOO_LARGE, f"The body is larger than {limit} bytes (limits.maxBody).")
-        call = to_call(body, request)
+        call = to_call(body, request, request[CREDENTIAL])
     except BadRequest as wrong:
         return problem_response(Code.INVALID_REQUEST, str(wrong))
+    except AnothersName as wrong:
+        return problem_response(Code.FORBIDDEN, str(wrong))
     flight = plane.supervisor.submit(call)
     assert flight.answer is not None
     try:
@@ -135,20 +143,20 @@ async def _read(request: web.Request, limit: int) -> bytes | None:
     return b"".join(parts)
 
 
-def to_call(body: bytes, request: web.Request) -> Call:
-    """The call that a request asks for. Raises BadRequest."""
+def to_call(body: bytes, request: web.Request, credential: Credential) -> Call:
+    """The call that a request asks for. Raises BadRequest and AnothersName."""
     try:
         asked = _decode_body(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"The body is not what POST /v1/call takes: {error}. {EXAMPLE}") from None
-    agent = _one_of(request, "Outrider-Agent", asked.agent, "agent") or "anonymous"
+    name = _one_of(request, "Outrider-Agent", asked.agent, "agent")
     traceparent, tracestate = _trace_context(request)
     return Call(
         id=clock.new_id(),
         tool=_name(asked.tool, "tool"),
         args=asked.args,
-        agent=Agent(name=agent),
-        principal=AGENTS_TOKEN,
+        agent=_agent(credential, name),
+        principal=credential.principal,
         run=_one_of(request, "Outrider-Run", asked.run, "run"),
         session=_name(asked.session or "", "session"),
         parent=_name(asked.parent or "", "parent"),
@@ -157,6 +165,13 @@ def to_call(body: bytes, request: web.Request) -> Call:
         traceparent=traceparent,
         tracestate=tracestate,
     )
+
+
+def _agent(credential: Credential, name: str) -> Agent:
+    agent = credential.agent_named(name)
+    if agent is None:
+        raise AnothersName(credential.foreign(name))
+    return agent
 
 
 EXAMPLE = 'For example: {"tool": "ledger.get_balance", "args": {"id": "42"}, "agent": "researcher"}'

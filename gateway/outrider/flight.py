@@ -39,6 +39,7 @@ class Cause(StrEnum):
     DEADLINE = "deadline"
     CALLER_GONE = "caller_gone"
     SHUTDOWN = "shutdown"
+    REVOKED = "revoked"
 
 
 CODE_OF_CAUSE = {
@@ -46,7 +47,10 @@ CODE_OF_CAUSE = {
     Cause.DEADLINE: Code.DEADLINE_EXCEEDED,
     Cause.CALLER_GONE: Code.CANCELLED,
     Cause.SHUTDOWN: Code.DRAINING,
+    Cause.REVOKED: Code.UNAUTHENTICATED,
 }
+LEAVING = frozenset({Cause.CALLER_GONE, Cause.REVOKED})
+"""Nothing more begins for this caller; what is on its way and has effects is left to end, so that it is known how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +189,12 @@ class Flight:
     def stop(self, verdict: Verdict) -> bool:
         """Set the verdict and wake whoever waits. False: another came first. A kill overrides a caller that left,
         because a caller that left does not end a write in flight, and a kill must."""
-        overrides = (
-            self.verdict is not None
-            and self.verdict.cause is Cause.CALLER_GONE
-            and verdict.cause is not Cause.CALLER_GONE
-        )
+        overrides = self.verdict is not None and self.verdict.cause in LEAVING and verdict.cause not in LEAVING
         if self.verdict is not None and not overrides:
             return False
         self.verdict = verdict
         scope = self.scope
-        if scope is not None and (verdict.cause is not Cause.CALLER_GONE or scope.caller_may_leave):
+        if scope is not None and (verdict.cause not in LEAVING or scope.caller_may_leave):
             scope.interrupt()
         return True
 

@@ -16,13 +16,16 @@ import msgspec
 from aiohttp import web
 
 from outrider.errors import CODES, Code, Misconfigured, problem
+from outrider.identity.credential import Credential
 from outrider.peers.client import credential
 from outrider.settings import Peers, Settings, Tls
 
 log = logging.getLogger("outrider.http")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Guard = Callable[[web.Request], web.Response | None]
-"""Says no to a request, or nothing."""
+Guard = Callable[[web.Request], web.Response | Awaitable[web.Response | None] | None]
+"""Says no to a request, or nothing. What must be waited for to know comes as an awaitable; waiting is the exception."""
+CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("credential", Credential)
+"""Where the guard of the data plane leaves what was shown."""
 PROBLEM_TYPE = "application/problem+json"
 MIN_TOKEN_CHARS = 16
 MAKE_ONE = "Make one for all sidecars, for example by: openssl rand -hex 32"
@@ -110,8 +113,13 @@ def respond_problem(body: dict[str, Any]) -> web.Response:
     if retry_after_ms is not None:
         headers["Retry-After"] = str(max(1, -(-int(retry_after_ms) // 1000)))
     if body["status"] == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="outrider"'
+        headers["WWW-Authenticate"] = f'Bearer realm="outrider", error_description="{_quotable(body["detail"])}"'
     return web.Response(body=_encoded(body), status=int(body["status"]), headers=headers, content_type=PROBLEM_TYPE)
+
+
+def _quotable(text: str) -> str:
+    """What may stand between quotes in a header: the answer to a WebSocket's handshake has no body that is read."""
+    return text.encode("ascii", "replace").decode().replace("\\", "/").replace('"', "'")[:500]
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
@@ -144,7 +152,10 @@ def guarded(*guards: Guard) -> Any:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             for guard in guards:
-                if (refusal := guard(request)) is not None:
+                refusal = guard(request)
+                if refusal is not None and not isinstance(refusal, web.Response):
+                    refusal = await refusal
+                if refusal is not None:
                     return refusal
             return await handler(request)
         except web.HTTPException as error:

@@ -91,6 +91,7 @@ class Recorder:
             caller_ref=call.caller_ref,
             agent=agent_ref(call.agent),
             principal=call.principal.name,
+            on_behalf_of=call.principal.on_behalf_of,
             tool=call.tool,
             policy_digest=flight.policy.digest,
             trace_id=flight.traceparent[3:35],

@@ -8,6 +8,7 @@ from outrider.agents import Agents
 from outrider.channel import Channel
 from outrider.domains.domain import Domains
 from outrider.health import Health
+from outrider.identity import Keeper
 from outrider.kills import KillBoard
 from outrider.ledger.writer import Ledger
 from outrider.peers.fleet import Fleet
@@ -38,3 +39,4 @@ class Services:
     telemetry: Telemetry
     pulse: Pulse
     fleet: Fleet
+    keeper: Keeper

@@ -15,12 +15,14 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import WSMsgType
 
 from outrider.calls import Agent, Principal
 from outrider.flight import Flight
+from outrider.identity.credential import Credential
 from outrider.wire import FromGateway, Hello, encode_frame
 
 log = logging.getLogger("outrider.channel")
@@ -151,8 +153,10 @@ class Link:
 class Session:
     """One process. ``id`` is derived from its session key, which is a secret of its own and is not shown."""
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, credential: Credential) -> None:
         self.id = session_id(hello.session_key)
+        self.credential = credential
+        self.refused_at: float | None = None  # monotonic; since when its credential is worth nothing
         self.agent = Agent()
         self.principal = Principal()
         self.opens: dict[str, Flight] = {}
@@ -165,7 +169,7 @@ class Session:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._agents: dict[str, Agent] = {}
-        self.introduce(hello)
+        self.introduce(hello, credential)
 
     @property
     def instance(self) -> str:
@@ -176,19 +180,27 @@ class Session:
         """Nothing under way and nothing to deliver: it may be forgotten when its connection breaks."""
         return not (self.opens or self._kept)
 
-    def introduce(self, hello: Hello) -> None:
-        """Who this is, by its newest hello."""
-        self.agent = Agent(hello.agent, hello.framework, instance=hello.instance)
-        self.principal = Principal(f"channel:{hello.instance}")
+    def introduce(self, hello: Hello, credential: Credential) -> None:
+        """Who this is, by its newest hello and what it showed, which must prove the name."""
+        known = credential.agent_named(hello.agent)
+        assert known is not None, "checked with the hello"
+        self.credential = credential
+        self.refused_at = None
+        self.agent = replace(known, framework=hello.framework, instance=hello.instance)
+        shared = Principal(f"channel:{hello.instance}", credential=credential)
+        self.principal = credential.principal if credential.is_proven else shared
         self._agents.clear()
 
-    def agent_named(self, name: str) -> Agent:
-        """The agent of one call, in a process that may hold several."""
+    def agent_named(self, name: str) -> Agent | None:
+        """The agent of one call, in a process that may hold several. None: the name is another's."""
         if not name or name == self.agent.name:
             return self.agent
         found = self._agents.get(name)
         if found is None:
-            found = Agent(name, self.agent.framework, instance=self.agent.instance)
+            known = self.credential.agent_named(name)
+            if known is None:
+                return None
+            found = replace(known, framework=self.agent.framework, instance=self.agent.instance)
             if len(self._agents) < MAX_NAMES:
                 self._agents[name] = found
         return found

@@ -28,7 +28,8 @@ from outrider.errors import Fault, Misconfigured
 from outrider.flight import Traffic
 from outrider.health import Health
 from outrider.http_common import Tokens, peer_tls, ssl_context
-from outrider.kills import KillBoard
+from outrider.identity import Authenticator, Keeper
+from outrider.kills import Kill, KillBoard
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
 from outrider.peers.book import Book, Who
@@ -60,8 +61,12 @@ log = logging.getLogger("outrider.sidecar")
 class Sidecar:
     """A running sidecar: ``await Sidecar.start(settings)``, then ``await stop()``. ``serve`` does both: a process."""
 
-    def __init__(self, services: Services, drivers: Drivers, local: LocalUpstream, tokens: Tokens) -> None:
+    def __init__(
+        self, services: Services, drivers: Drivers, local: LocalUpstream, tokens: Tokens, doorman: Authenticator
+    ) -> None:
         self.services = services
+        self._doorman = doorman
+        services.keeper.on_revoked = self._expel
         self._drivers = drivers
         self._local = local
         self._tokens = tokens
@@ -100,7 +105,8 @@ class Sidecar:
         if self._exporting is not None:
             self._exporting.start()
         services.health.start()
-        plane = DataPlane(services.supervisor, services.policies, self._tokens, services.channel.handler, self._unready)
+        doorman = self._doorman
+        plane = DataPlane(services.supervisor, services.policies, doorman, services.channel.handler, self._unready)
         # People and peers first: what they stop from now on, and what they stopped before, is stopped before any agent
         # is served.
         self.control = await self._listen(control_app(services, self._tokens), settings.control, settings, "control")
@@ -111,6 +117,7 @@ class Sidecar:
         self._tasks = [
             self._in_background(services.policies.watch()),
             self._in_background(services.kills.tend(services.supervisor.kill)),
+            self._in_background(services.keeper.tend(self._expel)),
         ]
         _write_listeners(self)
         known = {"version": __version__, "pid": os.getpid(), "enforcement": settings.enforcement}
@@ -136,6 +143,11 @@ class Sidecar:
         host, port = runner.addresses[0][:2]
         return Address(str(host), int(port))
 
+    def _expel(self) -> None:
+        """Whose credential was revoked makes no further attempt and keeps no channel."""
+        self.services.supervisor.stop_revoked()
+        self.services.channel.end_refused()
+
     def _unready(self) -> str | None:
         if self.services.supervisor.draining:
             return "shutting down"
@@ -153,6 +165,7 @@ class Sidecar:
             return
         services.telemetry.on_policy(loaded=True)
         services.ledger.configure(policy.ledger)
+        self._doorman.configure(policy.identity)
         _record_policy(services.ledger, policy)
         try:
             self._drivers.apply(policy)
@@ -183,6 +196,7 @@ class Sidecar:
         await services.health.close()
         await self._drivers.close()
         await services.kills.close()
+        await services.keeper.close()
         services.ledger.append(Event(type=EventType.SIDECAR_STOPPED, data={"pid": os.getpid()}))
         await services.ledger.close()
         with contextlib.suppress(OSError):
@@ -196,12 +210,15 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     policies = CurrentPolicy(settings.policy, policy)
     unresolved = Unresolved(store.digest)
     cleared = unresolved.restore(store.read("SELECT * FROM unresolved"))
+    keeper = Keeper.load(store, ledger)
     kills = await KillBoard.load(
         store,
         ledger,
         file=lambda: settings.kill_file if policies.current.kills.file else None,
         shared=bool(settings.peers),
+        along=lambda kill: _epoch_of(keeper, kill),
     )
+    kills.subscribe(lambda kill, engaged: keeper.killed(kill.id) if engaged else None)
     telemetry = Telemetry()
     pulse = Pulse()
     recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
@@ -273,8 +290,15 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         telemetry,
         pulse,
         fleet,
+        keeper,
     )
-    return Sidecar(services, drivers, local, tokens)
+    return Sidecar(services, drivers, local, tokens, Authenticator(tokens.agent, keeper, policy.identity))
+
+
+def _epoch_of(keeper: Keeper, kill: Kill) -> Sequence[Mutation]:
+    """A kill that names an agent revokes what that agent holds. One of a run, a tool, an upstream or of everything
+    says nothing of whom to trust."""
+    return keeper.killing(kill.id, kill.target.name, kill.at, kill.reason) if kill.target.kind == "agent" else ()
 
 
 def _fleet(

@@ -39,7 +39,7 @@ WAL_KEEP_BYTES = 64 * 1024 * 1024
 """A write-ahead log that a slow reader let grow is cut back to this once it starts over."""
 
 MIGRATIONS = Migrations("outrider")
-KNOWN = frozenset({"0001_first", "0004_runs"})
+KNOWN = frozenset({"0001_first", "0002_identity", "0004_runs"})
 """Every migration of this version; a database that has had another one was written by a newer Outrider."""
 
 
@@ -102,6 +102,25 @@ def _runs(db: Database) -> None:
         pk=("principal", "agent", "run"),
         not_null={"root", "why", "calls", "retries", "began_wall", "paused_wall"},
     )  # fmt: skip
+
+
+@MIGRATIONS(name="0002_identity")
+def _identity(db: Database) -> None:
+    """Tokens of agents (only a hash of each) and what was revoked; lists and maps are JSON."""
+    db.table("tokens").create(
+        {
+            "id": str, "digest": bytes, "agent": str, "also": str, "owner": str, "labels": str, "tools": str,
+            "epoch": int, "issued_at": float, "issued_by": str, "issued_mono": float, "boot": str, "expires_at": float,
+            "revoked_at": float, "revoked_by": str, "revoke_reason": str,
+        },
+        pk="id",
+        not_null={"digest", "agent", "epoch", "issued_at"},
+    )  # fmt: skip
+    db.table("epochs").create(
+        {"pattern": str, "number": int, "raised_at": float, "cause": str, "reason": str},
+        pk="pattern",
+        not_null={"number", "raised_at"},
+    )
 
 
 def _fault(folder: Path, message: str, fix: str) -> Misconfigured:

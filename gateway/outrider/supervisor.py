@@ -18,6 +18,7 @@ from outrider.agents import Agents
 from outrider.calls import Call, Effect, Outcome, OutcomeKind, Reason
 from outrider.errors import Code, problem
 from outrider.flight import Cause, Flight, Traffic, Verdict, killed_by
+from outrider.identity.credential import Credential
 from outrider.kills import Kill, KillBoard
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.policy.current import CurrentPolicy
@@ -193,6 +194,14 @@ class Supervisor:
         flight.unheard = True
         if flight.attempt is not None and flight.attempt.effect in GUARDED:
             self._unresolved.hold(flight.call)
+
+    def stop_revoked(self) -> None:
+        """Of callers whose credential was revoked nothing more begins. One that lapsed was good when it called."""
+        for flight in tuple(self.flights.values()):
+            credential = flight.call.principal.credential
+            denial = credential.denial if isinstance(credential, Credential) else None
+            if denial is not None and not denial.lapsed:
+                flight.stop(Verdict(Cause.REVOKED, denial.detail))
 
     def problem(self, flight: Flight, outcome: Outcome) -> dict[str, Any]:
         """The RFC 9457 object of an outcome that is not ok."""

@@ -85,6 +85,7 @@ def normalised(policy: Policy) -> dict[str, Any]:
         "ledger": differing(policy.ledger),
         "kills": differing(policy.kills),
         "runs": summary["runs"],
+        "identity": differing(policy.identity),
     }
     return {key: value for key, value in found.items() if value}
 

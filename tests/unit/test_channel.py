@@ -22,6 +22,7 @@ from outrider.calls import Agent, Attempt, Call, Effect, Outcome, OutcomeKind
 from outrider.channel import MAX_MALFORMED, Channel
 from outrider.errors import Code, problem
 from outrider.flight import Cause, Flight, Verdict
+from outrider.identity.credential import shared
 from outrider.policy.load import Policy
 from outrider.policy.plans import Limits, Plan, Upstream
 from outrider.upstreams.local import LocalUpstream
@@ -156,6 +157,7 @@ class World:
 
     def __init__(self) -> None:
         self.limits = Limits(suspect_s=30.0)
+        self.credential = shared()
         self.supervisor = StandIn()
         self.events: list[tuple[str, str]] = []
         self.settled: list[tuple[str, int, Outcome]] = []
@@ -186,7 +188,11 @@ class World:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_get("/v1/channel", self.channel.handler)
+
+        async def channel(request: web.Request) -> web.StreamResponse:
+            return await self.channel.handler(request, self.credential)
+
+        app.router.add_get("/v1/channel", channel)
         self.runner = web.AppRunner(app, handler_cancellation=True)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)

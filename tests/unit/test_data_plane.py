@@ -11,13 +11,14 @@ from aiohttp.test_utils import TestServer
 
 from outrider import data_plane
 from outrider.data_plane import DataPlane, data_app
-from outrider.http_common import Tokens
+from outrider.identity import Authenticator
+from outrider.policy.identity import IdentitySettings
 from outrider.policy.plans import Limits
 
 TOKEN = "a" * 16
 
 
-async def no_channel(_: Any) -> Any:
+async def no_channel(*_: Any) -> Any:
     raise AssertionError("nobody asks for it")
 
 
@@ -25,7 +26,13 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for_without_end(monkeyp
     """A client that trickles holds a connection for a while, and is then told."""
     monkeypatch.setattr(data_plane, "BODY_S", 0.1)
     policies = SimpleNamespace(current=SimpleNamespace(limits=Limits()))
-    plane = DataPlane(cast(Any, None), cast(Any, policies), Tokens(TOKEN, "b" * 16), no_channel, lambda: None)
+    plane = DataPlane(
+        cast(Any, None),
+        cast(Any, policies),
+        cast(Any, Authenticator(TOKEN, cast(Any, None), IdentitySettings())),
+        no_channel,
+        lambda: None,
+    )
     async with TestServer(data_app(plane)) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         head = f"POST /v1/call HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 50\r\n\r\n{{"

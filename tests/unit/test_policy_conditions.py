@@ -41,7 +41,7 @@ def problems(text: str) -> list[tuple[str, str]]:
         ("args.xs.exists(x, x.price > 5)", {"args"}),
         ("args.xs.all(x, args.ys.exists(y, x == y))", {"args"}),
         ("args.xs.map(x, x > 1, x * 2).size() > 2", {"args"}),
-        ('"args.foo(bar" == principal // run.nonsense', {"principal"}),
+        ('"args.foo(bar" == principal.name // run.nonsense', {"principal"}),
         ("type(args.n) == int && type(args.s) == string", {"args"}),
         ('args.s.matches(r"^\\d+$")', {"args"}),
         ("has(session.id) && run.id == session.id", {"session", "run"}),

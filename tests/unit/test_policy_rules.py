@@ -64,7 +64,7 @@ def test_a_condition_decides_whether_a_rule_matches() -> None:
     everything = (
         'tool == "pay.send" && args.amount > 5 && agent.name == "bob" && agent.framework == "langgraph" && '
         'agent.labels.team == "red" && agent.owner == "ann" && run.id == "r" && session.id == "s" && '
-        'principal == "token:agent" && now > timestamp("2026-01-01T00:00:00Z") && now.getFullYear() == 2026'
+        'principal.name == "token:agent" && now > timestamp("2026-01-01T00:00:00Z") && now.getFullYear() == 2026'
     )
     agent = Agent("bob", "langgraph", {"team": "red"}, "ann")
     known = Facts("pay.send", {"amount": 6}, agent, "r", "s", "token:agent", 1_780_000_000.0)

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from outrider.calls import Agent
+from outrider.identity.credential import shared
 from outrider.sessions import BACKLOG_BYTES, FULL_BYTES, MAX_NAMES, RECENT_BYTES, Link, Session, session_id
 from outrider.wire import Ack, Hello, encode_frame
 
@@ -158,7 +159,7 @@ async def test_the_answers_written_most_recently_are_written_again() -> None:
         link.data(str(number).encode() * 10_000)
     kept = link.undelivered()
     assert kept[-1].startswith(b"99") and sum(map(len, kept)) <= RECENT_BYTES
-    session = Session(hello())
+    session = Session(hello(), shared())
     session.attach(link)
     session.detach()
     assert not session.idle
@@ -171,7 +172,7 @@ async def test_the_answers_written_most_recently_are_written_again() -> None:
 
 async def test_answers_wait_for_a_process_that_is_away() -> None:
     """In order, up to a bound that is asked before."""
-    session = Session(hello())
+    session = Session(hello(), shared())
     assert not session.push(Ack("c", 1))
     assert session.has_room_for(b"x" * BACKLOG_BYTES) and not session.has_room_for(b"x" * (BACKLOG_BYTES + 1))
     session.deliver(b"one")
@@ -189,13 +190,13 @@ async def test_answers_wait_for_a_process_that_is_away() -> None:
 def test_a_session_is_named_without_showing_its_key() -> None:
     """The same process has the same id after a restart of the sidecar; nobody learns the key from it."""
     key = "0123456789abcdef"
-    assert Session(hello(key)).id == Session(hello(key)).id == session_id(key)
+    assert Session(hello(key), shared()).id == Session(hello(key), shared()).id == session_id(key)
     assert key not in session_id(key) and session_id(key) != session_id(key + "0")
 
 
 def test_a_process_may_hold_several_agents() -> None:
     """Each call's agent is its own; names do not pile up."""
-    session = Session(hello())
+    session = Session(hello(), shared())
     assert session.agent_named("") is session.agent is session.agent_named("researcher")
     assert session.agent_named("critic") == Agent("critic", "langgraph", instance="i1")
     assert session.agent_named("critic") is session.agent_named("critic")

@@ -41,12 +41,17 @@ RETRY_S = 1.0
 T = TypeVar("T")
 Listener = Callable[[Kill, bool], None]
 Engage = Callable[[str, str, float | None, str], Awaitable[object]]
+Along = Callable[[Kill], Sequence[stored.Mutation]]
 
 log = logging.getLogger("outrider.kills")
 
 
 def _no_file() -> Path | None:
     return None
+
+
+def _nothing(_kill: Kill) -> Sequence[stored.Mutation]:
+    return ()
 
 
 class KillBoard:
@@ -57,6 +62,7 @@ class KillBoard:
     there may have no other way to speak. Removing the file lifts nothing.
 
     ``shared``: other sidecars have the same kills. ``merge`` says how that comes together, ``adopt`` does it.
+    ``along`` gives what else changes in the transaction that writes a kill; it is asked again for each try.
     """
 
     def __init__(
@@ -66,11 +72,13 @@ class KillBoard:
         file: Callable[[], Path | None] = _no_file,
         boot: str | None = None,
         shared: bool = False,
+        along: Along = _nothing,
     ) -> None:
         self._ledger = ledger
+        self._along = along
         self._file = file
         self._shared = shared
-        self._boot = stored.boot_id() if boot is None else boot
+        self._boot = clock.boot_id() if boot is None else boot
         self._kills: dict[str, Kill] = {}
         self._index: Index | None = None
         self._lifted: dict[str, Kill] = {}  # the one lifted last is the last
@@ -91,9 +99,10 @@ class KillBoard:
         file: Callable[[], Path | None] = _no_file,
         boot: str | None = None,
         shared: bool = False,
+        along: Along = _nothing,
     ) -> KillBoard:
         """The board as the last sidecar left it, and the file looked at once: before anything is served."""
-        board = cls(ledger, file=file, boot=boot, shared=shared)
+        board = cls(ledger, file=file, boot=boot, shared=shared, along=along)
         try:
             board.restore(store.read(stored.SELECT))
         except Exception as fault:  # whatever is wrong: not knowing what is stopped stops everything
@@ -255,7 +264,7 @@ class KillBoard:
         """Write the kill; the task says whether it is on disk, and never fails."""
         self._writing.add(kill.id)
         event = Event(type=EventType.KILL_ENGAGED, actor=kill.by, reason=kill.reason, data=kill.facts())
-        appended = self._append(event, stored.engaged(kill, self._boot))
+        appended = self._append(event, [*stored.engaged(kill, self._boot), *self._along(kill)])
         return self._spawn(self._confirm(kill, appended))
 
     async def _confirm(self, kill: Kill, appended: asyncio.Future[int]) -> bool:

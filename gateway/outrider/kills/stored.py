@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from outrider import clock
@@ -12,9 +11,6 @@ from outrider.kills.merge import KEPT_LIFTED
 from outrider.kills.scopes import Kill, Lift, Scope
 
 Mutation = tuple[str, tuple[Any, ...]]
-
-BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
-"""Linux: names the boot, so that monotonic times of the process before this one can be compared with ours."""
 
 SELECT = "SELECT rowid AS row, * FROM kills ORDER BY rowid"
 _UPSERT = (
@@ -27,14 +23,6 @@ _PRUNE = (
     "DELETE FROM kills WHERE lifted_at IS NOT NULL AND rowid NOT IN "
     "(SELECT rowid FROM kills WHERE lifted_at IS NOT NULL ORDER BY lifted_at DESC, id DESC LIMIT ?)"
 )
-
-
-def boot_id() -> str:
-    """Empty where the system does not tell: monotonic times of an earlier process are then never compared."""
-    try:
-        return BOOT_ID_FILE.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def engaged(kill: Kill, boot: str) -> list[Mutation]:

@@ -43,6 +43,9 @@ class EventType(StrEnum):
     KILL_LIFTED = "kill.lifted"
     KILL_REACHED = "kill.reached"
     KILLS_REMEMBERED = "kills.remembered"
+    TOKEN_ISSUED = "token.issued"  # noqa: S105  # a kind of record, no password
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    CREDENTIALS_REVOKED = "credentials.revoked"
     POLICY_LOADED = "policy.loaded"
     POLICY_REJECTED = "policy.rejected"
     AGENT_CONNECTED = "agent.connected"
@@ -78,6 +81,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     caller_ref: str = ""
     agent: dict[str, Any] = {}
     principal: str = ""
+    on_behalf_of: str = ""
     tool: str = ""
     upstream: str = ""
     effect: str = ""

@@ -34,6 +34,7 @@ _FIELDS = {
     "agent": ("name", "framework", "labels", "owner"),
     "run": ("id",),
     "session": ("id",),
+    "principal": ("name", "on_behalf_of"),
 }
 _TYPES = frozenset({"int", "uint", "double", "string", "bytes", "bool", "list", "map", "null_type", "type"})
 _FUNCTIONS = frozenset(
@@ -50,7 +51,8 @@ _STRING = re.compile(r"""[rR]?("{3}(?s:.*?)"{3}|'{3}(?s:.*?)'{3}|"(?:[^"\\\n]|\\
 _LONG_CHAIN = re.compile(rf"(?:\.\s*\w+\s*){{{MAX_CHAIN + 1}}}")
 _WALK = re.compile(r"\.\s*(?:all|exists|exists_one|existsOne|map|filter)\s*\(")
 _WALK_NAME = re.compile(_WALK.pattern + r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*,")
-_FIELD = re.compile(r"(?<![.\w])(agent|run|session)\s*\.\s*([A-Za-z_][A-Za-z0-9_]*)")
+_FIELD = re.compile(r"(?<![.\w])(agent|run|session|principal)\s*\.\s*([A-Za-z_][A-Za-z0-9_]*)")
+_WHOLE = re.compile(r"(?<![.\w])principal\b(?!\s*[.\[])")
 _LITERAL_REGEX = re.compile(r"\bmatches\s*\(\s*(" + _STRING.pattern.partition("|//")[0] + r")\s*\)")
 
 
@@ -87,7 +89,7 @@ def compile_condition(text: str) -> Condition:
     bound = set(_WALK_NAME.findall(bare))
     names = frozenset(references["variables"]) - bound - _TYPES
     functions = set(references["functions"]) - bound
-    problems = (*_names(names), *_functions(functions), *_fields(bare, bound), *_regexes(text))
+    problems = (*_names(names), *_functions(functions), *_fields(bare, bound), *_whole(bare, bound), *_regexes(text))
     if problems:
         raise ConditionError(*problems)
     return Condition(text, names, program)
@@ -151,6 +153,12 @@ def _fields(bare: str, bound: set[str]) -> Iterator[Problem]:
             known = ", ".join(f"{root}.{field}" for field in _FIELDS[root])
             fix = _meant(f"{root}.{name}", known.split(", "), "use one of these.")
             yield Problem("E29", f"unknown name '{root}.{name}'; available: {known}.", fix)
+
+
+def _whole(bare: str, bound: set[str]) -> Iterator[Problem]:
+    """A principal is not the text that it once was; compared with one it would always deny."""
+    if "principal" not in bound and _WHOLE.search(bare):
+        yield Problem("E29", "principal is not a text.", "write principal.name or principal.on_behalf_of.")
 
 
 def _regexes(text: str) -> Iterator[Problem]:

@@ -16,8 +16,10 @@ from typing import Literal
 
 from outrider.errors import Fault, Misconfigured
 from outrider.policy import compile as compiling
+from outrider.policy import compile_identity
 from outrider.policy.conditions import Condition, ConditionError, compile_condition
 from outrider.policy.draft import Draft, Item, draft
+from outrider.policy.identity import IdentitySettings
 from outrider.policy.layers import Layers
 from outrider.policy.lint_links import check_links
 from outrider.policy.lint_plans import check_plans
@@ -53,6 +55,7 @@ class Policy:
     ledger: LedgerSettings
     kills: KillSettings
     runs: RunPolicy
+    identity: IdentitySettings
     rules: Rules
     mode: Literal["enforce", "observe"] = "enforce"
     warnings: tuple[Fault, ...] = ()
@@ -177,6 +180,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         ledger=compiling.ledger(made),
         kills=compiling.kills(made),
         runs=compiling.runs(made),
+        identity=compile_identity.identity(made),
         rules=Rules(rules),
         mode=made.mode,
         patterns=tuple(layer.pattern for layer in layers.entries),

@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(
     r"(?i:bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{8,}"
     r"|\b(sk|pk|rk)[-_](live|test|proj|ant)?[-_]?[A-Za-z0-9]{16,}"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_|\bglpat-|\bxox[abprs]-|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}"
+    r"|\bort_[0-9a-f]{12}_|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_|\bglpat-|\bxox[abprs]-|\bAKIA[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}|-----BEGIN"
 )
 """Schemes of the Authorization header and the published prefixes of well-known services' tokens."""

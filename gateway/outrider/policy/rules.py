@@ -37,6 +37,7 @@ class Facts:
     session: str = ""
     principal: str = ""
     now: float = 0.0
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,6 @@ _VALUES: Mapping[str, Callable[[Facts], Any]] = {
     },
     "run": lambda facts: {"id": facts.run},
     "session": lambda facts: {"id": facts.session},
-    "principal": lambda facts: facts.principal,
+    "principal": lambda facts: {"name": facts.principal, "on_behalf_of": facts.on_behalf_of},
     "now": lambda facts: timestamp(facts.now),
 }

@@ -34,6 +34,7 @@ from outrider.policy.fields import (
     lasting,
     optional,
 )
+from outrider.policy.schema_identity import Identity
 from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Domain, Upstream
 from outrider.policy.units import format_size
@@ -328,6 +329,7 @@ class Policy(Model):
     ledger: LedgerSection = optional("The audit log.")
     kills: Kills = optional("Kill switches.")
     runs: Runs = optional("What one run, with all its nested agents, may do altogether.")
+    identity: Identity = optional("Whom agents are believed to be.")
 
 
 class _WithoutTitles(GenerateJsonSchema):

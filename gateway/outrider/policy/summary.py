@@ -27,11 +27,16 @@ def summarise(policy: Policy) -> dict[str, Any]:
         "ledger": {**asdict(policy.ledger), "redact_keys": list(policy.ledger.redact_keys)},
         "kills": asdict(policy.kills),
         "runs": policy.runs.as_dict(),
+        "identity": _identity(policy),
         "warnings": [
             {"file": fault.file, "line": fault.line, "path": fault.path, "code": fault.code, "message": fault.message}
             for fault in policy.warnings
         ],
     }
+
+
+def _identity(policy: Policy) -> dict[str, Any]:
+    return {"shared_token": policy.identity.shared_token}
 
 
 def _upstream(upstream: Upstream) -> dict[str, Any]:
