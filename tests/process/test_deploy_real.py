@@ -204,7 +204,7 @@ def test_one_broken_upstream_does_not_make_the_pod_unready(tickets: UpstreamProc
         dead = gone.url
     policy = manifest_policy(tickets=tickets.url, weather=dead)
     with GatewayProcess(policy, env={"TICKETS_TOKEN": "a-secret-of-a-test"}) as gateway:
-        assert eventually(lambda: is_ready(gateway, "weather") is False and is_ready(gateway, "tickets"))
+        assert eventually(lambda: is_ready(gateway, "weather") is False and bool(is_ready(gateway, "tickets")))
         for kind in ("startup", "readiness", "liveness"):
             assert (probe(kind, gateway).returncode, kind) == (0, kind)
         status, answer = gateway.call("weather.get_forecast", {"city": "Bern"}, agent="researcher")
@@ -220,6 +220,7 @@ def test_a_draining_pod_is_unready_and_alive_and_ends_what_it_began(tickets: Ups
     policy["tools"].pop(1)
     policy["rules"][0]["tools"] = ["tickets.get_ticket"]
     with GatewayProcess(yaml.safe_dump(policy), env={"TICKETS_TOKEN": "a-secret-of-a-test"}) as gateway:
+        assert eventually(lambda: bool(is_ready(gateway, "tickets")))
         answers: list[Any] = []
         arguments = ("tickets.get_ticket", {"id": "42"})
         caller = threading.Thread(target=lambda: answers.append(gateway.call(*arguments, agent="researcher")))
@@ -263,6 +264,7 @@ def test_a_changed_config_map_is_in_force_without_a_restart(tickets: UpstreamPro
     mount("1", good)
     (folder / "policy.yaml").symlink_to("..data/policy.yaml")
     with GatewayProcess(folder, env={"TICKETS_TOKEN": "a-secret-of-a-test"}) as gateway:
+        assert eventually(lambda: bool(is_ready(gateway, "tickets")))
         asked = ("tickets.get_ticket", {"id": "42"})
         assert gateway.call(*asked, agent="researcher")[0] == 200
         mount("2", good.replace("researcher", "writer"))
