@@ -23,6 +23,7 @@ from outrider.testing.process import ManagedProcess
 from outrider.testing.script import hold, respond
 from outrider.testing.upstream_process import UpstreamProcess
 from tests.support import deployment
+from tests.support.certificates import certificate
 from tests.support.eventually import eventually
 from tests.support.image import Image, build, can_mount
 
@@ -210,6 +211,36 @@ def test_one_broken_upstream_does_not_make_the_pod_unready(tickets: UpstreamProc
         status, answer = gateway.call("weather.get_forecast", {"city": "Bern"}, agent="researcher")
         assert (status, answer["code"]) == (503, "upstream_unready")
         assert gateway.call("tickets.get_ticket", {"id": "42"}, agent="researcher")[1]["result"] == {"id": 42}
+
+
+@pytest.mark.parametrize("layout", deployment.LAYOUTS)
+def test_the_manifests_environment_starts_a_sidecar(layout: str, tickets: UpstreamProcess, tmp_path: Path) -> None:
+    """With certificates, the peers' secret and all, while no peer answers; its own probes and a command inside the Pod
+    reach it, the latter by the CA that the manifest names."""
+    made = certificate(tmp_path, "tls")
+    (tmp_path / "secret").write_text("a-secret-of-all-peers")
+    (tmp_path / "token").mkdir()
+    here = {"/etc/outrider/tls/tls.crt": made.cert, "/etc/outrider/tls/tls.key": made.key}
+    here |= {"/etc/outrider/tls/ca.crt": made.ca, "/etc/outrider/peers/secret": tmp_path / "secret"}
+    here |= {"/run/outrider": tmp_path / "token"}
+    addresses = {
+        "0.0.0.0:7070": "127.0.0.1:0",
+        "0.0.0.0:7071": "127.0.0.1:0",
+        "outrider-peers.agents.svc:7071": "localhost:9",
+    }
+    moved = {path: str(place) for path, place in here.items()} | addresses
+    said = deployment.environment(deployment.governor(layout)[1])
+    env = {name: moved.get(text, text) for name, text in said.items()}
+    assert not [text for text in env.values() if text.startswith(("/etc/", "/run/"))]
+    policy, secret = manifest_policy(tickets=tickets.url, weather=tickets.url), {"TICKETS_TOKEN": "a-secret-of-a-test"}
+    with GatewayProcess(policy, env=FREE_PORTS | env | secret) as gateway:
+        for kind in ("startup", "readiness", "liveness"):
+            assert (probe(kind, gateway).returncode, kind) == (0, kind)
+        inside = os.environ | env | {"OUTRIDER_DATA": str(gateway.data)}
+        outrider = Path(sys.executable).with_name("outrider")
+        subprocess.run([outrider, "kills", "ls"], env=inside, check=True, capture_output=True, timeout=60)
+    published = [path.name for path in (tmp_path / "token").iterdir()]
+    assert published == (["agent.token"] if layout == "sidecar" else [])
 
 
 def test_a_draining_pod_is_unready_and_alive_and_ends_what_it_began(tickets: UpstreamProcess) -> None:

@@ -211,6 +211,37 @@ def test_in_the_pod_the_agent_reads_the_token_and_nothing_of_the_sidecar() -> No
     assert deployment.environment(agent)["OUTRIDER_TOKEN_FILE"] == f"{folder}/agent.token"
 
 
+def test_the_sidecars_find_and_reach_each_other() -> None:
+    """One name in the Service, the setting and the way through the network; with TLS, for it leaves the Pod."""
+    service = deployment.one("sidecar", "Service", "outrider-peers")
+    policy = deployment.one("sidecar", "NetworkPolicy", "researcher")
+    _, container = deployment.governor("sidecar")
+    told = deployment.environment(container)
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert told["OUTRIDER_PEERS_DNS"] == "outrider-peers.agents.svc:7071"
+    assert told["OUTRIDER_CONTROL_LISTEN"] == "0.0.0.0:7071"
+    assert told["OUTRIDER_CONTROL_CERT"] and told["OUTRIDER_PEER_CA"] and told["OUTRIDER_PEER_SECRET_FILE"]
+    assert "OUTRIDER_LISTEN" not in told  # agents come over loopback
+    peers = {"podSelector": {"matchLabels": service["spec"]["selector"]}}
+    port = [{"port": 7071, "protocol": "TCP"}]
+    assert policy["spec"]["ingress"] == [{"from": [peers], "ports": port}]
+    assert {"to": [peers], "ports": port} in policy["spec"]["egress"]
+    pod = deployment.one("sidecar", "StatefulSet", "researcher")["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_variable_is_one_that_serve_knows(layout: str) -> None:
+    """A misspelt one would be ignored in silence."""
+    known = set(re.findall(r"`(OUTRIDER_\w+)`", (ROOT / "docs" / "cli.md").read_text())) | {"OUTRIDER_CA_FILE"}
+    _, container = deployment.governor(layout)
+    units = (DOCKER / "systemd" / "outrider.service").read_text()
+    image = deployment.variables(deployment.dockerfile()[-1])
+    set_here = {*deployment.environment(container), *re.findall(r"^Environment=(\w+)=", units, re.MULTILINE), *image}
+    set_here |= set(compose()["services"]["sidecar"]["environment"])
+    assert {name for name in set_here if name.startswith("OUTRIDER_")} - known == set()
+
+
 def test_only_the_gateways_layout_claims_that_the_network_enforces() -> None:
     """Beside an agent in one Pod no NetworkPolicy tells the two apart."""
     said = {
