@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from outrider.errors import Code, problem
-from outrider_adapters import process, views
+from outrider_adapters import process, tracing, views
 from outrider_adapters.channel import Channel
 from outrider_adapters.exchange import Attempt, Exchange
 from outrider_adapters.work import INSIDE, Answer, Problem, Unsent, Work
@@ -171,6 +171,7 @@ class LoopExchange(Exchange):
     async def _run(self, attempt: Attempt) -> None:
         assert self.work.ainvoke is not None
         INSIDE.set(self.inner(attempt))
+        tracing.enter(attempt.order.traceparent)
         try:
             value = await self.work.ainvoke(attempt.changed_args)
         except BaseException as error:

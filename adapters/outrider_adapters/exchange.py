@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from outrider import wire
 from outrider.errors import Code, problem
-from outrider_adapters import faults, views
+from outrider_adapters import faults, tracing, views
 from outrider_adapters.work import INSIDE, Answer, EndState, Inside, Made, Problem, Raise, Unsent, Value, Work
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class Exchange:
     def _invoke(self, attempt: Attempt) -> Any:
         assert self.work.invoke is not None
         INSIDE.set(self.inner(attempt))
+        tracing.enter(attempt.order.traceparent)
         return self.work.invoke(attempt.changed_args)
 
     def returned(self, attempt: Attempt, value: Any) -> None:

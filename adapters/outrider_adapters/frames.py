@@ -55,6 +55,7 @@ def hello(
 def encode_open(exchange: Exchange) -> bytes:
     """``open``, encoded, whatever the arguments are."""
     work = exchange.work
+    traceparent, tracestate = tracing.running()
     frame = wire.Open(
         ref=exchange.ref,
         tool=work.tool,
@@ -64,8 +65,9 @@ def encode_open(exchange: Exchange) -> bytes:
         session=tidy(exchange.session),
         parent=exchange.parent,
         caller_ref=tidy(work.caller_ref),
-        traceparent=tracing.traceparent(),
+        traceparent=traceparent,
         framework_tool=tidy(work.framework_tool),
+        tracestate=tracestate,
     )
     try:
         return views.encode(frame)

@@ -322,6 +322,7 @@ def _end_trace(trace: Trace, flight: Flight, outcome: Outcome, took_s: float) ->
             breaker=flight.domain.breaker.state.value if flight.domain is not None else "",
             kill_id=flight.verdict.kill_id if flight.verdict is not None else "",
             degraded_by=flight.degraded_by,
+            observed=",".join(dict.fromkeys(str(seen[0]) for seen in flight.observed)),
         )
     )
 

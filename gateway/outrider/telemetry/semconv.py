@@ -66,6 +66,7 @@ ATTEMPT_NUMBER: Final = "outrider.attempt"
 BREAKER_STATE: Final = "outrider.breaker.state"
 KILL_ID: Final = "outrider.kill.id"
 DEGRADED_BY: Final = "outrider.degraded_by"
+OBSERVED: Final = "outrider.observed"
 BACKOFF_S: Final = "outrider.backoff_s"
 FAILURE: Final = "outrider.failure"
 FALLBACK_TOOL: Final = "outrider.fallback.tool"
@@ -102,10 +103,11 @@ ATTRIBUTES: Final[dict[str, tuple[Where, str]]] = {
     BREAKER_STATE: ((CALL, TRY), "the breaker at the call's end, and when the attempt began"),
     KILL_ID: ((CALL,), "the kill switch that stopped it"),
     DEGRADED_BY: ((CALL,), "the fallback that answered"),
+    OBSERVED: ((CALL,), "`mode: observe`: the codes with which it would have been refused"),
     ATTEMPT_NUMBER: ((TRY, EVENT), "which attempt, from 1"),
     HTTP_METHOD: ((TRY,), "of an HTTP request"),
     HTTP_STATUS: ((TRY,), "of its answer"),
-    HTTP_RESENDS: ((TRY,), "how many attempts came before, from the second on"),
+    HTTP_RESENDS: ((TRY,), "how many attempts of this tool came before, where any did"),
     URL_TEMPLATE: ((TRY,), "the path as the policy writes it; the real one holds arguments"),
     URL_SCHEME: ((TRY,), "`http` or `https`"),
     SERVER_ADDRESS: ((TRY,), "the upstream's host"),

@@ -80,6 +80,7 @@ class Ending:
     breaker: str
     kill_id: str
     degraded_by: str
+    observed: str
 
 
 Emit = Callable[[list[Span]], None]
@@ -89,7 +90,7 @@ class Trace:
     """A traced call under way."""
 
     __slots__ = (
-        "_call", "_content", "_emit", "_events", "_received", "_spans", "_started_wall", "parent_id", "span_id",
+        "_call", "_content", "_emit", "_events", "_received", "_spans", "_started_ns", "parent_id", "span_id",
         "trace_id",
     )  # fmt: skip
 
@@ -109,7 +110,7 @@ class Trace:
         self.parent_id = parent_id
         self._call = call
         self._received = received
-        self._started_wall = started_wall
+        self._started_ns = int(started_wall * 1e9)
         self._emit = emit
         self._content = content
         self._spans: list[Span] = []
@@ -129,7 +130,7 @@ class Trace:
         """The attempt ended. ``breaker`` is the state in which it began."""
         if len(self._spans) >= MAX_PARTS:
             return
-        start_ns = self._ns(began)
+        resends = sum(span.attributes[semconv.TOOL_NAME] == attempt.tool for span in self._spans)
         self._spans.append(
             Span(
                 trace_id=self.trace_id,
@@ -139,9 +140,9 @@ class Trace:
                 tracestate=self._call.tracestate,
                 name=_attempt_name(plan),
                 is_client=True,
-                start_ns=start_ns,
-                end_ns=start_ns + int(took_s * 1e9),
-                attributes=_attempt_attributes(attempt, plan, breaker, end),
+                start_ns=self._ns(began),
+                end_ns=self._ns(began + took_s),
+                attributes=_attempt_attributes(attempt, plan, breaker, end, resends),
                 error=None if end.ok else _error_type(end),
             )
         )
@@ -158,7 +159,6 @@ class Trace:
         attributes = _call_attributes(call, ending)
         if self._content:
             self._add_content(attributes, ending)
-        start_ns = self._ns(self._received)
         self._spans.append(
             Span(
                 trace_id=self.trace_id,
@@ -168,8 +168,8 @@ class Trace:
                 tracestate=call.tracestate,
                 name=f"{semconv.EXECUTE_TOOL} {call.tool}"[:MAX_TEXT],
                 is_client=False,
-                start_ns=start_ns,
-                end_ns=start_ns + int(ending.took_s * 1e9),
+                start_ns=self._started_ns,
+                end_ns=self._ns(self._received + ending.took_s),
                 attributes=attributes,
                 events=self._events,
                 error=None if outcome.ok else _code(outcome),
@@ -180,7 +180,7 @@ class Trace:
     def _ns(self, moment: float) -> int:
         """A moment of the monotonic clock as Unix time: the wall clock is asked once, so that no step of it bends
         a span."""
-        return int((self._started_wall + (moment - self._received)) * 1e9)
+        return self._started_ns + round((moment - self._received) * 1e9)
 
     def _add_content(self, attributes: dict[str, Value], ending: Ending) -> None:
         """No more than the ledger keeps, and redacted as there."""
@@ -254,6 +254,7 @@ def _call_attributes(call: Call, ending: Ending) -> dict[str, Value]:
         semconv.BREAKER_STATE: ending.breaker,
         semconv.KILL_ID: ending.kill_id,
         semconv.DEGRADED_BY: ending.degraded_by,
+        semconv.OBSERVED: ending.observed,
         semconv.STAGE: "" if outcome.ok else outcome.stage,
         semconv.ERROR_TYPE: "" if outcome.ok else _code(outcome),
     }
@@ -269,7 +270,7 @@ def _attempt_name(plan: Plan) -> str:
     return f"{semconv.ATTEMPT} {plan.tool}"[:MAX_TEXT]
 
 
-def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome) -> dict[str, Value]:
+def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome, resends: int) -> dict[str, Value]:
     found: dict[str, Any] = {
         semconv.TOOL_NAME: attempt.tool,
         semconv.UPSTREAM: plan.upstream.name,
@@ -284,7 +285,7 @@ def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome
         found[semconv.HTTP_METHOD] = plan.http.method.upper()
         found[semconv.URL_TEMPLATE] = plan.http.path or f"/{attempt.tool.partition('.')[2]}"
         found[semconv.HTTP_STATUS] = attempt.status
-        found[semconv.HTTP_RESENDS] = attempt.n - 1
+        found[semconv.HTTP_RESENDS] = resends
     return _kept(found)
 
 
