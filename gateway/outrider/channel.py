@@ -23,6 +23,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from outrider import clock
 from outrider.agents import Agents
+from outrider.agents.commanded import Switch
 from outrider.calls import Call, Outcome, OutcomeKind
 from outrider.errors import Code, problem
 from outrider.flight import Flight
@@ -158,6 +159,13 @@ class Channel:
             closing.add_done_callback(self._dismissals.discard)
         elif session.orderly:
             self._end(session)
+
+    def tell_agent(self, agent: str, switch: Switch | None) -> None:
+        """Tell the processes of one agent what was commanded of it."""
+        state, why = ("open", "") if switch is None else (switch.state.value, switch.why)
+        for session in self._sessions.values():
+            if session.speaks_for(agent):
+                session.push(Lifecycle(state, why, agent))
 
     async def close(self) -> None:
         """Take no new connection, write what is to be written, and end all; about twice ``CLOSE_S`` at most."""
@@ -339,11 +347,14 @@ class Channel:
         if len(session.opens) >= LIMITS.max_open:
             text = f"This process has {LIMITS.max_open} calls open; wait until some have ended."
             raise Malformed(text, ref=frame.ref, code=Code.OVERLOADED)
+        agent = caller(session, frame)
+        if frame.digest:
+            self._agents.declare(agent, frame.tool, frame.digest)
         call = Call(
             id=clock.new_id(),
             tool=frame.tool,
             args=frame.args,
-            agent=caller(session, frame),
+            agent=agent,
             principal=session.principal,
             run=frame.run,
             session=frame.session,
@@ -376,7 +387,7 @@ class Channel:
             self._supervisor.caller_gone(flight)
 
     def _on_heartbeat(self, session: Session, frame: Heartbeat) -> None:
-        """That it came is all it says."""
+        self._agents.heartbeat(session.id)
 
     def _on_bye(self, session: Session, frame: Bye) -> None:
         session.orderly = True

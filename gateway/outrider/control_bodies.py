@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from outrider import clock
+from outrider.agents.lifecycle import MAX_DRAIN_S
 from outrider.errors import Code, Refused
 from outrider.ledger.query import MAX_LIMIT, Filter
 from outrider.policy.units import parse_duration
@@ -36,6 +37,24 @@ class KillBody(msgspec.Struct, frozen=True):
 class ReasonBody(msgspec.Struct, frozen=True):
     """``DELETE /v1/kills/{id}`` and ``POST /v1/ledger/{id}/erase``."""
 
+    reason: str
+
+
+class DrainBody(msgspec.Struct, frozen=True):
+    """``POST /v1/agents/{name}/drain``. ``deadline`` is a duration with a unit: so long calls in flight may take."""
+
+    reason: str
+    deadline: str | int | float | None = None
+
+    def deadline_s(self) -> float | None:
+        """Seconds, None where none was named."""
+        return parse_duration(self.deadline) if isinstance(self.deadline, str) else None
+
+
+class AcceptBody(msgspec.Struct, frozen=True):
+    """``POST /v1/agents/{name}/accept``."""
+
+    tool: str
     reason: str
 
 
@@ -111,7 +130,18 @@ def _not_a_ttl(value: str | float | None) -> str:
     return f"'{value[:40]}' is not a time to last; write for example 30s, 15m or 2h, or leave it out"
 
 
-CHECKS: Checks = {"reason": _unsaid, "ttl": _not_a_ttl}
+def _not_a_deadline(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return f"{value} has no unit; write for example '{value}s', or leave it out"
+    seconds = parse_duration(value)
+    if seconds is not None and seconds <= MAX_DRAIN_S:
+        return ""
+    return f"'{value[:40]}' is not how long a drain may take; write for example 30s or 5m, at most 24h"
+
+
+CHECKS: Checks = {"reason": _unsaid, "ttl": _not_a_ttl, "deadline": _not_a_deadline}
 
 
 def _refusal(faults: list[Fault]) -> Refused:

@@ -39,6 +39,12 @@ class Code(StrEnum):
     BREAKER_OPEN = "breaker_open"
     UPSTREAM_UNREADY = "upstream_unready"
     AGENT_GONE = "agent_gone"
+    AGENT_CORDONED = "agent_cordoned"
+    AGENT_DRAINING = "agent_draining"
+    AGENT_PAUSED = "agent_paused"
+    AGENT_RETIRED = "agent_retired"
+    AGENT_UNDECLARED = "agent_undeclared"
+    TOOL_DRIFTED = "tool_drifted"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     DRAINING = "draining"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -78,6 +84,12 @@ CODES: Mapping[Code, CodeRow] = {
     Code.BREAKER_OPEN: CodeRow(503, "The circuit breaker of this upstream is open", retryable=True),
     Code.UPSTREAM_UNREADY: CodeRow(503, "The upstream is not ready", retryable=True),
     Code.AGENT_GONE: CodeRow(503, "The agent's process that holds this tool is not connected", retryable=True),
+    Code.AGENT_CORDONED: CodeRow(403, "The agent is cordoned: no new runs"),
+    Code.AGENT_DRAINING: CodeRow(403, "The agent is being drained: nothing new"),
+    Code.AGENT_PAUSED: CodeRow(503, "The agent is paused", retryable=True),
+    Code.AGENT_RETIRED: CodeRow(403, "The agent is retired"),
+    Code.AGENT_UNDECLARED: CodeRow(403, "The policy does not expect this agent as it is"),
+    Code.TOOL_DRIFTED: CodeRow(403, "The tool is not what it was when first seen"),
     Code.LEDGER_UNAVAILABLE: CodeRow(503, "The ledger cannot be written", retryable=True),
     Code.DRAINING: CodeRow(503, "The sidecar is shutting down", retryable=True),
     Code.DEADLINE_EXCEEDED: CodeRow(504, "The deadline passed"),

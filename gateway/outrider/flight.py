@@ -18,6 +18,7 @@ from outrider.calls import Attempt, Call, Failure, Outcome, OutcomeKind, Reason
 from outrider.errors import Code
 
 if TYPE_CHECKING:
+    from outrider.agents import Entry
     from outrider.domains.bulkhead import Slot
     from outrider.domains.domain import Domain
     from outrider.kills import Kill
@@ -40,6 +41,7 @@ class Cause(StrEnum):
     CALLER_GONE = "caller_gone"
     SHUTDOWN = "shutdown"
     REVOKED = "revoked"
+    DRAINED = "drained"
 
 
 CODE_OF_CAUSE = {
@@ -48,6 +50,7 @@ CODE_OF_CAUSE = {
     Cause.CALLER_GONE: Code.CANCELLED,
     Cause.SHUTDOWN: Code.DRAINING,
     Cause.REVOKED: Code.UNAUTHENTICATED,
+    Cause.DRAINED: Code.AGENT_DRAINING,
 }
 LEAVING = frozenset({Cause.CALLER_GONE, Cause.REVOKED})
 """Nothing more begins for this caller; what is on its way and has effects is left to end, so that it is known how."""
@@ -140,9 +143,9 @@ class Flight:
 
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "decision",
-        "degraded_by", "domain", "foreign_parent", "may_have_run", "observed", "on_observed", "plan", "policy",
-        "received", "run", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent", "unheard",
-        "unwritten", "verdict",
+        "degraded_by", "domain", "entry", "foreign_parent", "is_child", "may_have_run", "observed", "on_observed",
+        "plan", "policy", "received", "run", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent",
+        "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -151,6 +154,7 @@ class Flight:
         self.plan: Plan | None = None  # set by ingest
         self.domain: Domain | None = None
         self.run: Run | None = None  # its parent's from the beginning, its own once its guards let it pass
+        self.entry: Entry | None = None  # what the registry knows of its agent; set by the supervisor
         self.ahead = 0  # how many calls were under way when it came
         self.received = received  # monotonic seconds
         self.started_wall = started_wall
@@ -161,6 +165,7 @@ class Flight:
         self.attempt: Attempt | None = None  # the one in flight
         self.slot: Slot | None = None
         self.children = 0
+        self.is_child = False  # made inside another call that is under way
         self.foreign_parent = False  # it names a live call as its parent that is not of who made it
         self.may_have_run = False  # an attempt with effects ended unknown: no fallback, and the agent is guarded
         self.strict = False  # an attempt's end waits for its sync, so the call's end does too: it must not overtake it
@@ -229,6 +234,16 @@ class Traffic:
     def __init__(self) -> None:
         self.flights: dict[str, Flight] = {}
         self.draining = False
+        self.waiting = 0  # of these, for their paused agents: they hold nothing, and count for nothing
+
+    def of_agent(self, name: str) -> list[Flight]:
+        """The calls under way of one agent."""
+        return [flight for flight in self.flights.values() if flight.call.agent.name == name]
+
+    def stop_agent(self, name: str, why: str) -> None:
+        """End what is under way of a drained agent."""
+        for flight in self.of_agent(name):
+            flight.stop(Verdict(Cause.DRAINED, why))
 
     def is_draining(self) -> bool:
         return self.draining

@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
+from outrider.agents.commanded import State
+from outrider.agents.observed import Observed
 from outrider.services import Services
 from outrider.telemetry import Reading
 
@@ -16,6 +18,11 @@ def declare(services: Services, ready: Callable[[], str | None]) -> None:
     gauge("outrider_ready", "Whether this sidecar takes calls.", (), lambda: _one(ready() is None))
     gauge("outrider_calls_in_flight", "Calls under way.", (), lambda: _one(len(services.supervisor.flights)))
     gauge("outrider_agents_connected", "Processes that keep a channel.", (), lambda: _connected(services))
+    gauge("outrider_agents", "Agents by what is commanded of them.", ("commanded",), lambda: _commanded(services))
+    gauge("outrider_agents_observed", "Agents by what is observed of them.", ("observed",), lambda: _observed(services))
+    gauge("outrider_agents_undeclared", "Agents that the policy does not expect.", (), lambda: _undeclared(services))
+    gauge("outrider_agents_waiting", "Calls that wait for paused agents.", (), lambda: _waiting(services))
+    gauge("outrider_tools_drifted", "Tools that have drifted.", (), lambda: _drifted(services))
     gauge("outrider_kills_engaged", "Kill switches engaged.", ("kind",), lambda: _kills(services))
     gauge("outrider_breakers", "Breakers in each state.", ("upstream", "state"), lambda: _breakers(services))
     gauge("outrider_upstream_ready", "Whether probes find it ready.", ("upstream",), lambda: _upstreams(services))
@@ -49,6 +56,28 @@ def _tasks() -> Reading:
 def _connected(services: Services) -> Reading:
     instances = [one for agent in services.agents.snapshot() for one in agent["instances"]]
     return _one(sum(instance["state"] == "connected" for instance in instances))
+
+
+def _commanded(services: Services) -> Reading:
+    found = Counter(agent["commanded"]["state"] for agent in services.agents.snapshot())
+    return [((state.value,), found[state.value]) for state in State]
+
+
+def _observed(services: Services) -> Reading:
+    found = Counter(agent["observed"] for agent in services.agents.snapshot())
+    return [((word.value,), found[word.value]) for word in Observed]
+
+
+def _undeclared(services: Services) -> Reading:
+    return _one(sum(agent["declared"] is False for agent in services.agents.snapshot()))
+
+
+def _waiting(services: Services) -> Reading:
+    return _one(sum(agent["waiting"] for agent in services.agents.snapshot()))
+
+
+def _drifted(services: Services) -> Reading:
+    return _one(sum(len(agent["drift"]) for agent in services.agents.snapshot()))
 
 
 def _kills(services: Services) -> Reading:

@@ -1,12 +1,13 @@
 """One call's way. READ THIS FIRST.
 
-    per call, once     ingest ─ kill switch ─ [who is it] ─ run guards ─ access rules ─ prior outcome
+    per call, once     ingest ─ kill switch ─ standing ─ run guards ─ access rules ─ prior outcome
                        ─ [idempotency claim] ─ peek ─ [approval ─ kill switch and denies again] ─ [quotas]
                        ─ deadline ─ [claims] ─ fallback ─ retry
     per attempt        attempt gate ─ bulkhead ─ permits ─ journal ─ send
 
-The stages in brackets come later; their places are kept. Who is it: the data plane has checked the agents' token, and
-the name is recorded as asserted.
+The stages in brackets come later; their places are kept. Standing is "who is it": the data plane has checked the
+credential; what people command of the agent, and whether the policy expects it, is asked here. A paused agent's calls
+wait there, before the deadline starts.
 
 Why this order: the kill switch comes before identity so that it works while an identity provider is down. Run guards
 come before the access rules, so that a loop of denied calls counts as a runaway too. What cannot run now is not put
@@ -20,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from outrider.agents import Agents, Lifecycle
 from outrider.calls import Outcome
 from outrider.domains.domain import Domains
-from outrider.flight import Flight
+from outrider.flight import Flight, Traffic
 from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.policy.load import Policy
@@ -43,12 +45,15 @@ from outrider.stages.prior_outcome import PriorOutcome
 from outrider.stages.retry import Retry
 from outrider.stages.run_guards import RunGuards
 from outrider.stages.send import DriverOf, Send
+from outrider.stages.standing import Standing
 from outrider.unresolved import Unresolved
 
 
 def stages(
     *,
-    draining: Callable[[], bool],
+    traffic: Traffic,
+    agents: Agents,
+    lifecycle: Lifecycle,
     kills: KillBoard,
     health: Health,
     domains: Domains,
@@ -62,9 +67,9 @@ def stages(
     """The one ordered list. ``newest`` is the policy in force now; a call's own is pinned in its flight."""
     return (
         # per call, once
-        Ingest(draining),
+        Ingest(traffic.is_draining),
         KillSwitch(kills),
-        # who is it
+        Standing(agents, lifecycle, traffic, newest),
         RunGuards(runs),
         Access(recorder),
         PriorOutcome(unresolved),
@@ -77,7 +82,7 @@ def stages(
         Fallback(recorder),
         Retry(domains, runs.may_retry),
         # per attempt
-        AttemptGate(kills, health, newest),
+        AttemptGate(kills, health, agents, newest),
         Bulkhead(),
         Permits(),
         Journal(recorder, on_attempt),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from outrider.agents.registry import DURABLE, Change
 from outrider.calls import Agent, Attempt, Call, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType
@@ -20,6 +21,15 @@ from outrider.settings import Enforcement
 from outrider.unresolved import GUARDED, Unresolved
 
 Mutation = tuple[str, tuple[object, ...]]
+
+TYPE_OF_CHANGE: Mapping[Change, EventType] = {
+    "connected": EventType.AGENT_CONNECTED,
+    "lost": EventType.AGENT_LOST,
+    "left": EventType.AGENT_LOST,
+    "seen": EventType.AGENT_SEEN,
+    "declared": EventType.AGENT_DECLARED,
+    "drifted": EventType.AGENT_DRIFTED,
+}
 
 
 def agent_ref(agent: Agent) -> dict[str, Any]:
@@ -226,10 +236,15 @@ class Recorder:
         event = Event(type=kind, call_id=call_id, attempt=attempt or 0, outcome=outcome.value, data=data)
         return self._ledger.append(event, durable=True, mutations=tuple(mutations))
 
-    def agent_changed(self, change: str, agent: Agent, data: dict[str, Any]) -> None:
-        """An instance came or went."""
-        kind = EventType.AGENT_CONNECTED if change == "connected" else EventType.AGENT_LOST
-        self._ledger.append(Event(type=kind, agent=agent_ref(agent), data={"change": change, **data}), linger=True)
+    def agent_changed(
+        self, change: Change, agent: Agent, data: dict[str, Any], mutations: Sequence[Mutation]
+    ) -> asyncio.Future[int]:
+        """Something of an agent, or one of its processes, changed. On disk when the future resolves."""
+        if change in ("connected", "lost", "left"):
+            data = {"change": change, **data}
+        event = Event(type=TYPE_OF_CHANGE[change], agent=agent_ref(agent), data=data)
+        durable = change in DURABLE
+        return self._ledger.append(event, durable=durable, linger=not durable, mutations=tuple(mutations))
 
     def run_changed(
         self, type_: EventType, run: Run, data: dict[str, Any], mutations: Sequence[Mutation]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from outrider.agents import Agents
+from outrider.agents import Agents, Lifecycle
 from outrider.channel import Channel
 from outrider.domains.domain import Domains
 from outrider.health import Health
@@ -34,6 +34,7 @@ class Services:
     domains: Domains
     agents: Agents
     runs: Runs
+    lifecycle: Lifecycle
     supervisor: Supervisor
     channel: Channel
     telemetry: Telemetry

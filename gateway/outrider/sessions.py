@@ -205,6 +205,10 @@ class Session:
                 self._agents[name] = found
         return found
 
+    def speaks_for(self, name: str) -> bool:
+        """Whether this process has called in the name of this agent."""
+        return name == self.agent.name or name in self._agents
+
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def promise(self, call_id: str, ref: str) -> None:

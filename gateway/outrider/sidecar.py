@@ -18,7 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from outrider import __version__, clock, logs, service_manager, token_dir
-from outrider.agents import Agents
+from outrider.agents import Agents, Lifecycle
+from outrider.agents import stored as stored_agents
 from outrider.calls import OutcomeKind
 from outrider.channel import Channel
 from outrider.control_plane import control_app
@@ -118,6 +119,7 @@ class Sidecar:
             self._in_background(services.policies.watch()),
             self._in_background(services.kills.tend(services.supervisor.kill)),
             self._in_background(services.keeper.tend(self._expel)),
+            self._in_background(services.agents.observe(services.lifecycle.tend)),
         ]
         _write_listeners(self)
         known = {"version": __version__, "pid": os.getpid(), "enforcement": settings.enforcement}
@@ -183,6 +185,7 @@ class Sidecar:
     async def stop(self) -> None:
         """Drain: take nothing new, let calls end, stop the rest, then close from the outside in."""
         services = self.services
+        services.lifecycle.release_waiting()
         await services.supervisor.drain(services.settings.drain_timeout_s)
         for task in self._tasks:
             task.cancel()
@@ -197,7 +200,9 @@ class Sidecar:
         await self._drivers.close()
         await services.kills.close()
         await services.keeper.close()
-        services.ledger.append(Event(type=EventType.SIDECAR_STOPPED, data={"pid": os.getpid()}))
+        await services.lifecycle.close()
+        stopped = Event(type=EventType.SIDECAR_STOPPED, data={"pid": os.getpid()})
+        services.ledger.append(stopped, mutations=services.agents.unsaved())
         await services.ledger.close()
         with contextlib.suppress(OSError):
             services.settings.listeners_file.unlink()
@@ -225,7 +230,15 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     domains = Domains(policy.limits.max_domains)
     health = Health(policy.upstreams, on_recovered=lambda name: domains.probe_succeeded(name, clock.monotonic()))
     recorder = Recorder(ledger, unresolved, settings.enforcement)
-    agents = Agents(limits=lambda: policies.current.limits, emit=recorder.agent_changed)
+    traffic = Traffic()
+    agents = Agents(
+        limits=lambda: policies.current.limits,
+        emit=recorder.agent_changed,
+        settings=lambda: policies.current.agents,
+    )
+    agents.restore(store.read(stored_agents.AGENTS), store.read(stored_agents.TOOLS))
+    lifecycle = Lifecycle(agents, ledger, under_way=lambda name: len(traffic.of_agent(name)), stop=traffic.stop_agent)
+    lifecycle.restore(store.read(stored_agents.SWITCHES))
     local = LocalUpstream(
         limits=lambda: policies.current.limits,
         abort_timeout_s=lambda: policies.current.kills.abort_timeout_s,
@@ -236,9 +249,10 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     runs.restore(read_marks(store), read_paused(store))
     drivers = Drivers(local)
     drivers.apply(policy)
-    traffic = Traffic()
     chain = stages(
-        draining=traffic.is_draining,
+        traffic=traffic,
+        agents=agents,
+        lifecycle=lifecycle,
         kills=kills,
         health=health,
         domains=domains,
@@ -271,6 +285,8 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         incarnation=store.incarnation,
     )
     supervisor.on_lifecycle = channel.broadcast_lifecycle
+    lifecycle.subscribe(channel.tell_agent)
+    lifecycle.on_retired = keeper.revoke_agent
     _record_policy(ledger, policy, [*cleared, clear_old()])
     suspects = await recovery.begin(ledger.open_attempts, ledger.open_calls, lambda call_id: _history(store, call_id))
     local.recover(suspects)
@@ -285,6 +301,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         domains,
         agents,
         runs,
+        lifecycle,
         supervisor,
         channel,
         telemetry,

@@ -39,7 +39,7 @@ WAL_KEEP_BYTES = 64 * 1024 * 1024
 """A write-ahead log that a slow reader let grow is cut back to this once it starts over."""
 
 MIGRATIONS = Migrations("outrider")
-KNOWN = frozenset({"0001_first", "0002_identity", "0004_runs"})
+KNOWN = frozenset({"0001_first", "0002_identity", "0003_agents", "0004_runs"})
 """Every migration of this version; a database that has had another one was written by a newer Outrider."""
 
 
@@ -89,6 +89,32 @@ def _first(db: Database) -> None:
             {"key": "probe", "value": ""},
         ]
     )
+
+
+@MIGRATIONS(name="0003_agents")
+def _agents(db: Database) -> None:
+    """Who was seen, the digests of the tools they declare, and what people command of them."""
+    db.table("agents").create(
+        {
+            "name": str, "framework": str, "owner": str, "labels": str, "versions": str, "first_seen": float,
+            "last_seen": float, "calls": int, "failures": int, "refused": int,
+        },
+        pk="name",
+        not_null={"first_seen"},
+    )  # fmt: skip
+    db.execute(
+        "CREATE TABLE agent_tools (agent TEXT NOT NULL, tool TEXT NOT NULL, trusted TEXT NOT NULL, "
+        "latest TEXT NOT NULL, first_seen REAL NOT NULL, drifted_at REAL, accepted_by TEXT NOT NULL, "
+        "accepted_why TEXT NOT NULL, PRIMARY KEY (agent, tool)) WITHOUT ROWID"
+    )
+    db.table("agent_switches").create(
+        {
+            "agent": str, "state": str, "by": str, "why": str, "at": float, "automated": int, "before": str,
+            "deadline_at": float, "drained_at": float, "runs": str,
+        },
+        pk="agent",
+        not_null={"state", "at"},
+    )  # fmt: skip
 
 
 @MIGRATIONS(name="0004_runs")

@@ -109,7 +109,7 @@ class Supervisor:
         flight = Flight(call, self._policies.current, received=clock.monotonic(), started_wall=clock.wall())
         flight.answer = loop.create_future()
         flight.caller = caller
-        flight.ahead = len(self.flights)
+        flight.ahead = len(self.flights) - self._traffic.waiting
         flight.on_observed = self._observed
         parent = self.flights.get(call.parent) if call.parent else None
         self.flights[call.id] = flight
@@ -144,7 +144,7 @@ class Supervisor:
     async def _guarded(self, flight: Flight) -> Outcome:
         """The stages; an unexpected exception in one of them refuses, it never passes on."""
         try:
-            self._agents.seen(flight.call)
+            flight.entry = self._agents.seen(flight.call)
             self._recorder.received(flight)
             return await self._run_stages(flight)
         except Exception:
@@ -334,6 +334,7 @@ def _nest(flight: Flight, parent: Flight) -> None:
         flight.foreign_parent = True  # ingest refuses it
         return
     parent.adopt_child()
+    flight.is_child = True
     flight.run = parent.run
     if call.run != parent.call.run:
         flight.call = replace(call, run=parent.call.run or call.run)

@@ -110,6 +110,7 @@ class Open(Frame, tag="open", frozen=True):
     traceparent: str = ""
     framework_tool: str = ""
     tracestate: str = ""
+    digest: str = ""  # of the tool's schema and description: with its first call on a connection, and when it changed
 
 
 class Aborted(Frame, tag="aborted", frozen=True):
@@ -220,10 +221,12 @@ class Ack(Frame, tag="ack", frozen=True):
 
 
 class Lifecycle(Frame, tag="lifecycle", frozen=True):
-    """Something about this agent changed: ``killed`` / ``revived`` (scope in ``reason``), ``draining``."""
+    """Something changed: ``killed`` / ``revived`` (scope in ``reason``), ``draining`` (the sidecar). With ``agent``:
+    what a person commanded of it, ``cordoned``, ``paused``, ``draining``, ``retired`` or ``open``."""
 
     state: str
     reason: str = ""
+    agent: str = ""
 
 
 class ProblemFrame(Frame, tag="problem", frozen=True):

@@ -86,6 +86,7 @@ def normalised(policy: Policy) -> dict[str, Any]:
         "kills": differing(policy.kills),
         "runs": summary["runs"],
         "identity": differing(policy.identity),
+        "agents": differing(policy.agents),
     }
     return {key: value for key, value in found.items() if value}
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from outrider import clock
-from outrider.agents import Agents
+from outrider.agents import Agents, Lifecycle
 from outrider.calls import Agent, Attempt, Call, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.domain import Domains
 from outrider.flight import Flight, Traffic
@@ -138,13 +138,25 @@ class Rig:
         self.domains = Domains(100)
         self.health = Health(policy.upstreams)
         recorder = Recorder(self.ledger, self.unresolved, "cooperative")
-        self.agents = Agents(limits=lambda: self.policies.current.limits, emit=recorder.agent_changed)
+        self.agents = Agents(
+            limits=lambda: self.policies.current.limits,
+            emit=recorder.agent_changed,
+            settings=lambda: self.policies.current.agents,
+        )
         self.runs = Runs(limits=lambda: self.policies.current.limits, emit=recorder.run_changed)
         self.runs.restore(read_marks(self.store), read_paused(self.store))
         self.traffic = Traffic()
+        self.lifecycle = Lifecycle(
+            self.agents,
+            self.ledger,
+            under_way=lambda name: len(self.traffic.of_agent(name)),
+            stop=self.traffic.stop_agent,
+        )
         self.telemetry = Telemetry()
         chain = stages(
-            draining=self.traffic.is_draining,
+            traffic=self.traffic,
+            agents=self.agents,
+            lifecycle=self.lifecycle,
             kills=self.kills,
             health=self.health,
             domains=self.domains,
@@ -170,8 +182,10 @@ class Rig:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.lifecycle.release_waiting()
         await self.supervisor.drain(0.0)
         await self.kills.close()
+        await self.lifecycle.close()
         await self.ledger.close()
         self.store.close()
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from outrider import clock
-from outrider.agents import IDLE_S, MAX_GONE, MAX_TOOLS, OVERFLOW, Agents
+from outrider.agents import OVERFLOW, Agents
+from outrider.agents.entry import IDLE_S, KEEP_TOOLS_S, MAX_GONE
+from outrider.agents.observed import LATE_S, TICK_S
+from outrider.agents.registry import MAX_TOOLS
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.policy.plans import Limits
 from outrider.wire import Hello, Tool
@@ -18,13 +21,26 @@ class Here:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000.0
+        self.mono = 50.0
         self.limits = Limits()
         self.events: list[tuple[str, str, dict[str, Any]]] = []
+        self.rows: list[tuple[str, tuple[object, ...]]] = []
         monkeypatch.setattr(clock, "wall", lambda: self.now)
+        monkeypatch.setattr(clock, "monotonic", lambda: self.mono)
         self.agents = Agents(limits=lambda: self.limits, emit=self.emit)
 
-    def emit(self, change: str, agent: Agent, data: dict[str, Any]) -> None:
+    def emit(self, change: str, agent: Agent, data: dict[str, Any], rows: Any) -> None:
         self.events.append((change, agent.name, data))
+        self.rows += rows
+
+    def told(self, *changes: str) -> list[tuple[str, str]]:
+        return [(change, name) for change, name, _ in self.events if change in changes]
+
+    def pass_s(self, seconds: float) -> None:
+        """The observer looks every second."""
+        for _ in range(round(seconds / TICK_S)):
+            self.mono += TICK_S
+            self.agents.tick()
 
     def row(self, name: str) -> dict[str, Any]:
         return next(row for row in self.agents.snapshot() if row["name"] == name)
@@ -77,15 +93,20 @@ def test_an_instance_connects_is_lost_and_comes_back(here: Here) -> None:
     assert (instance["instance"], instance["host"], instance["pid"], instance["session"]) == ("i1", "box", 7, "s-1")
     here.now += 5
     here.agents.disconnected("s-1", orderly=False)
-    assert here.row("researcher")["state"] == "lost"
+    assert here.row("researcher")["state"] == "away"
     here.now += 5
     here.agents.connected(hello(), "s-1")
     (again,) = here.row("researcher")["instances"]
     assert again["state"] == "connected" and again["since"] == instance["since"] and again["until"] is None
+    here.agents.disconnected("s-1", orderly=False)
+    here.pass_s(here.limits.suspect_s)
+    assert here.row("researcher")["state"] == "lost"
     assert [(change, data.get("resumed")) for change, _, data in here.events] == [
+        ("seen", None),
         ("connected", False),
-        ("lost", None),
+        ("declared", None),
         ("connected", True),
+        ("lost", None),
     ]
 
 
@@ -95,7 +116,8 @@ def test_goodbye_is_not_a_loss(here: Here) -> None:
     here.agents.disconnected("s-1", orderly=True)
     here.agents.disconnected("s-1", orderly=False)
     assert here.row("researcher")["state"] == "left"
-    assert [change for change, _, _ in here.events] == ["connected", "left"]
+    here.pass_s(100)
+    assert here.told("connected", "left", "lost") == [("connected", "researcher"), ("left", "researcher")]
 
 
 def test_an_agent_is_connected_while_one_of_its_instances_is(here: Here) -> None:
@@ -137,15 +159,15 @@ def test_an_instance_of_the_overflow_keeps_its_own_name_in_events(here: Here) ->
     here.limits = Limits(max_agents=1)
     here.agents.seen(call(1, "first"))
     here.agents.connected(hello("second"), "s-1")
-    here.agents.disconnected("s-1", orderly=False)
-    assert [(change, name) for change, name, _ in here.events] == [("connected", "second"), ("lost", "second")]
+    here.agents.disconnected("s-1", orderly=True)
+    assert here.told("connected", "left") == [("connected", "second"), ("left", "second")]
 
 
 def test_instances_tools_and_texts_are_bounded(here: Here) -> None:
     """A process that restarts for ever, and one that declares without end."""
     for number in range(MAX_GONE + 30):
         here.agents.connected(hello(instance=f"i{number}"), f"s-{number}")
-        here.agents.disconnected(f"s-{number}", orderly=False)
+        here.agents.disconnected(f"s-{number}", orderly=True)
     huge = hello(
         instance="x" * 9000,
         host="h" * 9000,
@@ -156,3 +178,161 @@ def test_instances_tools_and_texts_are_bounded(here: Here) -> None:
     row = here.row("researcher")
     assert len(row["instances"]) == MAX_GONE + 1 and row["instances"][-1]["state"] == "connected"
     assert len(row["tools"]) <= MAX_TOOLS and len(str(row)) < 60_000
+
+
+def test_an_agent_that_declared_tools_is_kept_for_a_month(here: Here) -> None:
+    """Who is forgotten after an hour could come back with other tools under the same names, as if first seen."""
+    here.limits = Limits(max_agents=1)
+    here.agents.connected(hello(tools=(Tool("search", "d1"),)), "s-1")
+    here.agents.disconnected("s-1", orderly=True)
+    here.now += IDLE_S + 1
+    here.agents.seen(call(1, "newcomer"))
+    assert {row["name"] for row in here.agents.snapshot()} == {"researcher", OVERFLOW}
+    here.now += KEEP_TOOLS_S
+    here.agents.seen(call(2, "newcomer"))
+    assert "researcher" not in {row["name"] for row in here.agents.snapshot()}
+    assert ("DELETE FROM agent_tools WHERE agent = ?", ("researcher",)) in here.rows
+
+
+# ── observing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_silence_makes_degraded_then_lost_and_a_heartbeat_restores(here: Here) -> None:
+    """The same session restores itself, even when it was lost."""
+    here.agents.connected(hello(), "s-1")
+    here.pass_s(LATE_S - 1)
+    assert here.row("researcher")["observed"] == "ready"
+    here.pass_s(1)
+    assert here.row("researcher")["observed"] == "degraded"
+    here.pass_s(here.limits.suspect_s)
+    assert here.row("researcher")["observed"] == "lost"
+    here.agents.heartbeat("s-1")
+    here.pass_s(1)
+    row = here.row("researcher")
+    assert (row["observed"], row["standing"], row["state"]) == ("ready", "ready", "connected")
+
+
+def test_heartbeats_keep_it_ready_for_ever(here: Here) -> None:
+    """One every five seconds is enough."""
+    here.agents.connected(hello(), "s-1")
+    for _ in range(100):
+        here.pass_s(5)
+        here.agents.heartbeat("s-1")
+        assert here.row("researcher")["observed"] == "ready"
+
+
+@pytest.mark.parametrize("gap_s", [5.0, 60.0, 86_400.0])
+def test_a_sidecar_that_stood_still_declares_nobody_lost(here: Here, gap_s: float) -> None:
+    """It heard nobody because it did not listen: everybody gets a fresh period, and really silent ones are found."""
+    here.agents.connected(hello(instance="a"), "s-1")
+    here.agents.connected(hello("away", instance="b"), "s-2")
+    here.agents.disconnected("s-2", orderly=False)
+    here.pass_s(LATE_S - 2)
+    here.mono += gap_s
+    here.agents.tick()
+    assert here.told("lost") == [] and here.row("researcher")["observed"] == "ready"
+    here.pass_s(LATE_S - 1)
+    assert here.row("researcher")["observed"] == "ready" and here.row("away")["observed"] == "degraded"
+    here.pass_s(here.limits.suspect_s)
+    assert here.row("researcher")["observed"] == "lost" and here.told("lost") == [("lost", "away")]
+
+
+def test_standing_still_again_and_again_declares_nobody_lost(here: Here) -> None:
+    """A machine that is suspended every few seconds."""
+    here.agents.connected(hello(), "s-1")
+    for _ in range(100):
+        here.pass_s(3)
+        here.mono += 600
+        here.agents.tick()
+        assert here.row("researcher")["observed"] == "ready"
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, 1e6])
+def test_the_wall_clock_decides_nothing(here: Here, jump_s: float) -> None:
+    """It may jump as it likes."""
+    here.agents.connected(hello(), "s-1")
+    here.now += jump_s
+    here.pass_s(LATE_S - 1)
+    assert here.row("researcher")["observed"] == "ready" and here.told("lost") == []
+    here.pass_s(here.limits.suspect_s)
+    assert here.row("researcher")["observed"] == "lost"
+
+
+def test_failing_calls_make_an_agent_degraded_until_they_succeed(here: Here) -> None:
+    """Also one that calls over HTTP only, of which nothing else is observed. Refusals say nothing of it."""
+
+    def ends(number: int, kind: OutcomeKind) -> None:
+        here.agents.seen(call(number))
+        here.agents.finished(call(number), Outcome(kind))
+
+    for number in range(30):
+        ends(number, OutcomeKind.NOT_EXECUTED)
+    for number in range(9):
+        ends(number, OutcomeKind.DEFINITE)
+    assert here.row("researcher")["observed"] is None
+    ends(1, OutcomeKind.UNKNOWN)
+    assert here.row("researcher")["observed"] == "degraded"
+    for number in range(11):
+        ends(number, OutcomeKind.OK)
+    assert here.row("researcher")["observed"] is None
+
+
+def test_what_became_of_an_instance_is_told_beside_the_best_of_them(here: Here) -> None:
+    """Two processes: one is lost, the agent is ready."""
+    here.agents.connected(hello(instance="a"), "s-1")
+    here.agents.connected(hello(instance="b"), "s-2")
+    here.agents.disconnected("s-2", orderly=False)
+    for _ in range(8):
+        here.pass_s(5)
+        here.agents.heartbeat("s-1")
+    row = here.row("researcher")
+    assert row["observed"] == "ready"
+    assert {one["instance"]: one["observed"] for one in row["instances"]} == {"a": "ready", "b": "lost"}
+
+
+# ── drift ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tool_that_changed_has_drifted_until_a_person_accepts_it(here: Here) -> None:
+    """The way back does not end it; what was accepted stays trusted, and so does what was before."""
+    agent = Agent("researcher")
+    for digest in ("d1", "d1", "d2", "d2", "d1"):
+        here.agents.declare(agent, "local.search", digest)
+    assert here.row("researcher")["drift"] == ["local.search"]
+    assert [change for change, _, _ in here.events] == ["seen", "declared", "drifted"]
+    known = here.agents.accepted("researcher", "local.search", "ann", "reviewed")
+    assert here.agents.accept("researcher", known)
+    for digest in ("d2", "d1", "d2"):
+        here.agents.declare(agent, "local.search", digest)
+    assert here.row("researcher")["drift"] == []
+    here.agents.declare(agent, "local.search", "d3")
+    assert here.row("researcher")["drift"] == ["local.search"]
+    (tool,) = here.agents.show("researcher")["tools"]
+    assert (tool["digest"], tool["trusted"], tool["accepted_by"]) == ("d3", ["d1", "d2"], "ann")
+
+
+def test_what_changed_again_while_it_was_accepted_is_not_accepted(here: Here) -> None:
+    """A person looked at the other one."""
+    for digest in ("d1", "d2"):
+        here.agents.declare(Agent("researcher"), "local.search", digest)
+    known = here.agents.accepted("researcher", "local.search", "ann", "reviewed")
+    here.agents.declare(Agent("researcher"), "local.search", "d3")
+    assert not here.agents.accept("researcher", known)
+    assert here.row("researcher")["drift"] == ["local.search"]
+
+
+def test_only_what_has_drifted_can_be_accepted(here: Here) -> None:
+    """Not a tool that is as it was, nor one of nobody."""
+    here.agents.declare(Agent("researcher"), "local.search", "d1")
+    for agent, tool in (("researcher", "local.search"), ("researcher", "x"), ("nobody", "local.search")):
+        with pytest.raises(KeyError):
+            here.agents.accepted(agent, tool, "ann", "why")
+
+
+def test_a_digest_is_not_lost_to_a_declaration_without_one(here: Here) -> None:
+    """An older adapter declares none; the first that is told counts."""
+    for digest in ("", "d1", "", "d1"):
+        here.agents.declare(Agent("researcher"), "local.search", digest)
+    assert here.row("researcher")["drift"] == []
+    here.agents.declare(Agent("researcher"), "local.search", "d2")
+    assert here.row("researcher")["drift"] == ["local.search"]

@@ -165,7 +165,7 @@ class World:
         self.kills: tuple[str, ...] = ()
         self.processes: list[Process] = []
         self.agents = Agents(
-            limits=lambda: self.limits, emit=lambda change, agent, data: self.events.append((change, agent.name))
+            limits=lambda: self.limits, emit=lambda change, agent, data, rows: self.events.append((change, agent.name))
         )
         self.local = LocalUpstream(
             limits=lambda: self.limits,
@@ -253,7 +253,7 @@ async def test_hello_is_answered_with_welcome(world: World) -> None:
     welcome = await process.hear(Welcome)
     assert (welcome.protocol, welcome.incarnation, welcome.agent) == (PROTOCOL, "inc-1", "researcher")
     assert welcome.kills == world.kills and welcome.limits.frame_bytes == FRAME_BYTES
-    assert world.events == [("connected", "researcher")] and world.channel.connected == 1
+    assert world.events == [("seen", "researcher"), ("connected", "researcher")] and world.channel.connected == 1
     assert process.socket.compress == 0
 
 
@@ -466,7 +466,7 @@ async def test_a_broken_connection_is_resumed(world: World) -> None:
     execute = await process.hear(Execute)
     await process.vanish()
     await world.until(lambda: world.channel.connected == 0)
-    assert world.agents.snapshot()[0]["state"] == "lost" and world.supervisor.gone == []
+    assert world.agents.snapshot()[0]["state"] == "away" and world.supervisor.gone == []
     world.supervisor.release.set()
     await asyncio.sleep(0.02)
     back = await world.join(running=(Running(execute.call, 1),))
@@ -475,7 +475,7 @@ async def test_a_broken_connection_is_resumed(world: World) -> None:
     await back.say(Finished(execute.call, 1))
     await back.hear(Ack)
     assert (await back.hear(Closed)).ref == "r1"
-    assert world.events == [("connected", "researcher"), ("lost", "researcher"), ("connected", "researcher")]
+    assert world.events == [("seen", "researcher"), ("connected", "researcher"), ("connected", "researcher")]
 
 
 async def test_what_ended_while_it_was_away_is_told_by_hello(world: World) -> None:

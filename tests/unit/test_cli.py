@@ -426,14 +426,16 @@ def test_agents_calls_and_upstreams_are_listed(sidecar: Sidecar, run: Run) -> No
     sidecar.answers["GET /v1/agents"] = (
         200,
         {"agents": [{
-            "name": "ann", "state": "connected", "framework": "langgraph", "tools": ["a", "b"], "in_flight": 1,
+            "name": "ann", "standing": "paused", "framework": "langgraph", "tools": ["a", "b"], "in_flight": 1,
             "instances": [{"state": "connected"}, {"state": "lost"}], "calls": 7, "failures": 2, "refused": 1,
-            "last_seen": "2026-11-22T15:00:00Z",
+            "last_seen": "2026-11-22T15:00:00Z", "owner": "", "declared": False, "quarantined": False, "waiting": 3,
+            "drift": ["b"], "commanded": {"state": "paused", "automated": True},
         }]},
     )  # fmt: skip
     agents = run("agents", "ls")[1].splitlines()
-    assert agents[1].split() == [
-        "ann", "connected", "langgraph", "1", "2", "1", "7", "2", "1", "2026-11-22T15:00:00Z",
+    assert re.split(r"\s{2,}", agents[1]) == [
+        "ann", "paused", "undeclared, 1 drifted, 3 waiting, by Outrider", "-", "langgraph", "1", "2", "1", "7", "2",
+        "1", "2026-11-22T15:00:00Z",
     ]  # fmt: skip
     domain = {
         "key": "pay",

@@ -299,7 +299,7 @@ def test_the_summary_is_json_and_names_what_decides(tmp_path: Path) -> None:
     summary = json.loads(json.dumps(with_secrets(tmp_path).summary()))
     assert set(summary) == {
         "name", "digest", "mode", "folder", "files", "upstreams", "tools", "rules", "limits", "ledger", "kills", "runs",
-        "identity", "warnings",
+        "identity", "agents", "warnings",
     }  # fmt: skip
     assert summary["rules"][0]["name"] == "all"
     assert summary["upstreams"]["local"]["kind"] == "local"

@@ -18,6 +18,7 @@ from outrider.policy.layers import Keys, Layers, Leaf, Leaves, leaves_of, merged
 from outrider.policy.patterns import MAX_NAME, is_operation
 from outrider.policy.references import Resolver
 from outrider.policy.run_guards import Override, RunPolicy, Said
+from outrider.policy.schema_agents import ExpectedAgent
 from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Probe, RateLimit
 
@@ -104,6 +105,13 @@ _RUNS: Table = {
     ("runaway", "refusals"): "refusals",
 }
 _KILLS: Table = {("abortTimeout",): "abort_timeout_s", ("file",): "file"}
+_AGENTS: Table = {
+    ("undeclared",): "undeclared",
+    ("requireOwner",): "require_owner",
+    ("drift",): "drift",
+    ("pause", "maxWait"): "pause_max_wait_s",
+    ("pause", "maxWaiting"): "pause_max_waiting",
+}
 _PROBE: Table = {
     ("period",): "period_s",
     ("timeout",): "timeout_s",
@@ -270,6 +278,22 @@ def override_leaves(item: Item[Runs], index: int) -> dict[Keys, Leaf]:
 
 def _run_fields(leaves: Leaves) -> Said:
     return {field: _frozen(leaves[keys].value) for keys, field in _RUNS.items() if keys in leaves}
+
+
+def agents(made: Draft) -> plans.AgentSettings:
+    leaves = _section(made, "agents")
+    expected = leaves.get(("expected",))
+    return _filled(
+        plans.AgentSettings,
+        leaves,
+        _AGENTS,
+        expected=tuple(_expected(agent) for agent in expected.value) if expected else (),
+    )
+
+
+def _expected(agent: ExpectedAgent) -> plans.Expected:
+    said = agent.said()
+    return plans.Expected(agent.name, said.get("owner", ""), said.get("labels", {}))
 
 
 def _section(made: Draft, name: str) -> Leaves:

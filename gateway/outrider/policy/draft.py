@@ -19,6 +19,7 @@ from outrider.errors import Fault
 from outrider.policy import schema
 from outrider.policy.faults import translate, unknown_key
 from outrider.policy.fields import UPSTREAM_NAME, Model
+from outrider.policy.schema_agents import Agents
 from outrider.policy.schema_identity import Identity
 from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Domain, Upstream
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type[Model]] = {
     "kills": schema.Kills,
     "runs": Runs,
     "identity": Identity,
+    "agents": Agents,
 }
 """What is said at most once over all files."""
 

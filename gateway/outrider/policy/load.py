@@ -21,11 +21,12 @@ from outrider.policy.conditions import Condition, ConditionError, compile_condit
 from outrider.policy.draft import Draft, Item, draft
 from outrider.policy.identity import IdentitySettings
 from outrider.policy.layers import Layers
+from outrider.policy.lint_agents import check_agents
 from outrider.policy.lint_links import check_links
 from outrider.policy.lint_plans import check_plans
 from outrider.policy.lint_runs import check_runs
 from outrider.policy.lint_upstreams import check_upstreams
-from outrider.policy.plans import KillSettings, LedgerSettings, Limits, Plan, Upstream
+from outrider.policy.plans import AgentSettings, KillSettings, LedgerSettings, Limits, Plan, Upstream
 from outrider.policy.references import Resolver
 from outrider.policy.rules import Rule, Rules
 from outrider.policy.run_guards import RunPolicy
@@ -56,6 +57,7 @@ class Policy:
     kills: KillSettings
     runs: RunPolicy
     identity: IdentitySettings
+    agents: AgentSettings
     rules: Rules
     mode: Literal["enforce", "observe"] = "enforce"
     warnings: tuple[Fault, ...] = ()
@@ -169,6 +171,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
     made.faults.extend(check_links(made, layers, upstreams))
     made.faults.extend(check_upstreams(made, layers, upstreams))
     made.faults.extend(check_runs(made))
+    made.faults.extend(check_agents(made))
     metadata = made.section("metadata", Metadata)
     return Policy(
         name=(metadata.name if metadata else None) or folder.resolve().name or "policy",
@@ -181,6 +184,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         kills=compiling.kills(made),
         runs=compiling.runs(made),
         identity=compile_identity.identity(made),
+        agents=compiling.agents(made),
         rules=Rules(rules),
         mode=made.mode,
         patterns=tuple(layer.pattern for layer in layers.entries),

@@ -223,3 +223,24 @@ class KillSettings:
 
     abort_timeout_s: float = 2.0
     file: bool = True  # watch DATA/KILL
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An agent that may be here; ``name`` is exact or a prefix with ``*``."""
+
+    name: str
+    owner: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Who is expected, and what becomes of everybody else."""
+
+    expected: tuple[Expected, ...] = ()
+    undeclared: Literal["allow", "deny", "quarantine"] = "allow"
+    require_owner: bool = False
+    drift: Literal["allow", "flag", "refuse"] = "flag"
+    pause_max_wait_s: float = 120.0  # how long a call waits for its paused agent
+    pause_max_waiting: int = 20  # how many calls of one agent do

@@ -34,6 +34,7 @@ from outrider.policy.fields import (
     lasting,
     optional,
 )
+from outrider.policy.schema_agents import Agents
 from outrider.policy.schema_identity import Identity
 from outrider.policy.schema_runs import Runs
 from outrider.policy.schema_upstreams import Domain, Upstream
@@ -330,6 +331,7 @@ class Policy(Model):
     kills: Kills = optional("Kill switches.")
     runs: Runs = optional("What one run, with all its nested agents, may do altogether.")
     identity: Identity = optional("Whom agents are believed to be.")
+    agents: Agents = optional("Who is expected, and what becomes of everybody else.")
 
 
 class _WithoutTitles(GenerateJsonSchema):

@@ -28,6 +28,7 @@ def summarise(policy: Policy) -> dict[str, Any]:
         "kills": asdict(policy.kills),
         "runs": policy.runs.as_dict(),
         "identity": _identity(policy),
+        "agents": {**asdict(policy.agents), "expected": [asdict(agent) for agent in policy.agents.expected]},
         "warnings": [
             {"file": fault.file, "line": fault.line, "path": fault.path, "code": fault.code, "message": fault.message}
             for fault in policy.warnings

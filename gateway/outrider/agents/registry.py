@@ -1,0 +1,374 @@
+"""Who is here: the agents seen, their processes, the tools they declare, and what they do.
+
+An agent is known by its name. Its instances are processes that keep a channel; an agent that calls over plain HTTP has
+none and is merely ``seen``. Names come from callers, so their number is bounded: past ``limits.max_agents`` new ones
+are counted together as ``overflow``, unless an agent that was idle for an hour makes room.
+
+What must survive is written with the event that tells of it: who was seen first when, and the digests of tools.
+Statistics ride along with whatever is written, and all of them with an orderly stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+from outrider import clock
+from outrider.agents import stored
+from outrider.agents.commanded import State, Switch
+from outrider.agents.entry import Entry, Instance
+from outrider.agents.expected import Expectations
+from outrider.agents.observed import NEXT, TICK_S, Observed, OwnTime, sign_of
+from outrider.agents.stored import Mutation
+from outrider.agents.tools import KnownTool, accepted, declared
+from outrider.calls import Agent, Call, Outcome, OutcomeKind
+from outrider.policy.plans import AgentSettings, Limits
+from outrider.wire import Hello
+
+log = logging.getLogger("outrider.agents")
+
+OVERFLOW = "overflow"
+MAX_TOOLS = 500
+MAX_VERSIONS = 30
+MAX_CHARS = 200
+MAX_DIGEST_CHARS = 100
+MAX_RIDERS = 100
+"""Rows that are written with an event of something else."""
+
+Change = Literal["connected", "lost", "left", "seen", "declared", "drifted"]
+Emit = Callable[[Change, Agent, dict[str, Any], Sequence[Mutation]], "asyncio.Future[int] | None"]
+DURABLE = frozenset({"seen", "declared", "drifted"})
+"""Changes that must survive."""
+
+
+def _defaults() -> AgentSettings:
+    return AgentSettings()
+
+
+class Agents:
+    """The registry. ``emit(change, agent, data, rows)`` is called when something changes: ``connected`` (``data`` has
+    instance, host, pid, versions, tools, resumed), ``lost`` (nothing was heard of it for too long), ``left`` (it said
+    goodbye), ``seen`` (the first call or connection ever), ``declared`` (tools), ``drifted`` (one tool)."""
+
+    def __init__(
+        self, *, limits: Callable[[], Limits], emit: Emit, settings: Callable[[], AgentSettings] = _defaults
+    ) -> None:
+        self._limits = limits
+        self._emit = emit
+        self._settings = settings
+        self._expectations = Expectations(settings())
+        self._entries: OrderedDict[str, Entry] = OrderedDict()  # the one heard of longest ago first
+        self._overflow: Entry | None = None
+        self._flying: dict[str, Entry] = {}
+        self._connected: dict[str, Entry] = {}
+        self._watched: dict[str, tuple[Entry, Instance]] = {}
+        self._unsaved: dict[str, None] = {}
+        self._forgotten: list[Mutation] = []
+        self._time = OwnTime(clock.monotonic())
+
+    def restore(self, agents: Iterable[Mapping[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
+        """Take over stored rows. A row that cannot be read is left out and told in the log."""
+        for row in agents:
+            try:
+                entry = stored.read_agent(row)
+            except (ValueError, TypeError, KeyError) as fault:
+                log.error("a stored agent cannot be read: %s", fault)
+                continue
+            self._entries[entry.name] = entry
+        for row in tools:
+            self._restore_tool(row)
+
+    def _restore_tool(self, row: Mapping[str, Any]) -> None:
+        entry = self._entries.get(row["agent"])
+        if entry is None:
+            return
+        try:
+            known = stored.read_tool(row)
+        except (ValueError, TypeError, KeyError) as fault:  # it may have been drifted: it counts as that
+            log.error("a stored tool of agent %r cannot be read: %s", entry.name, fault)
+            known = KnownTool(str(row["tool"]), (), "", clock.wall(), drifted_at=clock.wall())
+        self._keep(entry, known)
+
+    # ── for each call ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def seen(self, call: Call) -> Entry:
+        """A call began."""
+        entry = self._entry(call.agent)
+        if not entry.overflow:
+            entry.agent = call.agent
+        entry.calls += 1
+        entry.in_flight += 1
+        self._flying[call.id] = entry
+        return entry
+
+    def finished(self, call: Call, outcome: Outcome) -> None:
+        """A call that was ``seen`` ended. ``failures`` counts what was tried and failed, ``refused`` what never ran."""
+        entry = self._flying.pop(call.id, None)
+        if entry is None:
+            return
+        entry.in_flight -= 1
+        if outcome.kind is OutcomeKind.NOT_EXECUTED:
+            entry.refused += 1
+            return
+        failed = outcome.kind in (OutcomeKind.DEFINITE, OutcomeKind.UNKNOWN)
+        entry.failures += failed
+        entry.recent.note(failed, self._time.ran)
+
+    def expectations(self, settings: AgentSettings) -> Expectations:
+        """Whom these settings expect."""
+        if self._expectations.settings is not settings:
+            self._expectations = Expectations(settings)
+        return self._expectations
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connected(self, hello: Hello, session: str, known: Agent | None = None) -> None:
+        """An instance said hello on its channel session; a known session has come back. ``known``: who its credential
+        proves it to be."""
+        shown = known or Agent(hello.agent)
+        agent = replace(shown, framework=hello.framework[:MAX_CHARS], instance=hello.instance[:MAX_CHARS])
+        entry = self._entry(agent)
+        before = entry.instances.pop(session, None)
+        instance = Instance(
+            agent=agent,
+            instance=agent.instance,
+            host=hello.host[:MAX_CHARS],
+            pid=hello.pid,
+            session=session,
+            since=clock.wall() if before is None else before.since,
+            heard=self._time.ran,
+        )
+        entry.instances[session] = instance
+        if not entry.overflow:
+            entry.agent = agent
+        entry.versions = {
+            name[:MAX_CHARS]: version[:MAX_CHARS] for name, version in islice(hello.versions.items(), MAX_VERSIONS)
+        }
+        self._connected[session] = entry
+        self._watched[session] = (entry, instance)
+        self._tell_instance("connected", entry, instance, {"versions": entry.versions, "resumed": before is not None})
+        self._declare(entry, agent, ((tool.name, tool.digest) for tool in islice(hello.tools, MAX_TOOLS)))
+
+    def disconnected(self, session: str, *, orderly: bool) -> None:
+        """The channel session ended (``orderly``) or its connection broke: it may come back."""
+        entry = self._connected.pop(session, None)
+        if entry is None:
+            return
+        instance = entry.instances.pop(session)
+        instance.state = "left" if orderly else "away"
+        instance.until = entry.last_seen = clock.wall()
+        entry.instances[session] = instance  # the last one gone is the last in line
+        if orderly:
+            self._gone(entry, instance)
+        else:
+            instance.observed = Observed.DEGRADED
+
+    def heartbeat(self, session: str) -> None:
+        """It is still here. Weighed when the observer looks."""
+        watched = self._watched.get(session)
+        if watched is not None:
+            watched[1].beat = True
+
+    def _gone(self, entry: Entry, instance: Instance) -> None:
+        self._watched.pop(instance.session, None)
+        entry.forget_gone()
+        self._tell_instance("left" if instance.state == "left" else "lost", entry, instance, {})
+
+    # ── observing ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def observe(self, also: Callable[[], None]) -> None:
+        """Look, for ever; ``also`` is done after each look."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self.tick()
+                also()
+            except Exception:  # the next look tries again; nobody is declared lost by a fault of ours
+                log.exception("observing the agents failed")
+
+    def tick(self) -> None:
+        """What does the silence of each process mean by now?"""
+        gap = self._time.tick(clock.monotonic())
+        ran, lost_after_s = self._time.ran, self._limits().suspect_s
+        for entry, instance in tuple(self._watched.values()):
+            if gap or instance.beat:
+                instance.heard, instance.beat = ran, False
+            silent_s = ran - instance.heard
+            before = instance.observed
+            connected = instance.state == "connected"
+            instance.observed = NEXT[before, sign_of(silent_s, connected, lost_after_s)]
+            if instance.observed is Observed.LOST and not connected:
+                instance.state = "lost"
+                self._gone(entry, instance)
+
+    @property
+    def ran(self) -> float:
+        """The sidecar's own running time."""
+        return self._time.ran
+
+    # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def declare(self, agent: Agent, tool: str, digest: str) -> None:
+        """One tool, with the first call of it on a connection."""
+        self._declare(self._entry(agent), agent, ((tool, digest),))
+
+    def _declare(self, entry: Entry, agent: Agent, tools: Iterable[tuple[str, str]]) -> None:
+        if entry.overflow:
+            return
+        fresh: dict[str, str] = {}
+        for long_name, long_digest in tools:
+            name, digest = long_name[:MAX_CHARS], long_digest[:MAX_DIGEST_CHARS]
+            before = entry.tools.get(name)
+            if before is None and len(entry.tools) >= MAX_TOOLS:
+                continue
+            known = declared(before, name, digest, clock.wall())
+            if known is before:
+                continue
+            self._keep(entry, known)
+            if known.drifted and (before is None or known.latest != before.latest):
+                data = {"tool": name, "digest": known.latest, "trusted": list(known.trusted)}
+                self._tell("drifted", entry, agent, data, [stored.tool(entry.name, known)])
+            else:
+                fresh[name] = digest
+        if fresh:
+            rows = [stored.tool(entry.name, entry.tools[name]) for name in fresh]
+            self._tell("declared", entry, agent, {"tools": fresh}, rows)
+
+    def _keep(self, entry: Entry, known: KnownTool) -> None:
+        entry.tools[known.name] = known
+        if known.drifted is not (known.name in entry.drifted):
+            entry.drifted = entry.drifted ^ {known.name}
+        entry.clear = None
+
+    def accepted(self, name: str, tool: str, by: str, why: str) -> KnownTool:
+        """What the tool would be once a person trusts it. Raises KeyError: no such agent, or no such drift."""
+        known = self._entries[name].tools[tool]
+        if not known.drifted:
+            raise KeyError(tool)
+        return accepted(known, by, why)
+
+    def accept(self, name: str, known: KnownTool) -> bool:
+        """It is written that a person trusts it. False: it has changed again meanwhile, which nobody accepted."""
+        entry = self._entries[name]
+        if entry.tools[known.name].latest != known.latest:
+            return False
+        self._keep(entry, known)
+        return True
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def command(self, name: str, switch: Switch | None) -> None:
+        """What people command of this agent from now on, seen or not."""
+        entry = self._entries.get(name)
+        if entry is None:
+            if switch is None:
+                return
+            now = clock.wall()
+            entry = self._entries[name] = Entry(name, now, now, Agent(name))
+        if switch is not None and switch.state is State.CORDONED:
+            for run in switch.runs:
+                entry.runs.setdefault(run, clock.monotonic())
+        entry.command(switch)
+
+    def get(self, name: str) -> Entry | None:
+        """The agent of this name, None where it was never heard of."""
+        return self._entries.get(name)
+
+    def runs_under_way(self, name: str) -> tuple[str, ...]:
+        """The runs of an agent that made a call not too long ago."""
+        entry = self._entries.get(name)
+        now = clock.monotonic()
+        return () if entry is None else tuple(run for run in entry.runs if entry.under_way(run, now))
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Every agent as JSON, by name; the overflow last."""
+        known = self.expectations(self._settings())
+        rows = [self._entries[name].as_dict(known, self._time.ran) for name in sorted(self._entries)]
+        if self._overflow is not None:
+            rows.append(self._overflow.as_dict(known, self._time.ran))
+        return rows
+
+    def show(self, name: str) -> dict[str, Any]:
+        """One agent with all that is known of its tools. Raises KeyError."""
+        entry = self._entries[name]
+        shown = entry.as_dict(self.expectations(self._settings()), self._time.ran)
+        return shown | {"tools": [entry.tools[tool].as_dict() for tool in sorted(entry.tools)]}
+
+    # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _entry(self, agent: Agent) -> Entry:
+        now = clock.wall()
+        entry = self._entries.get(agent.name)
+        if entry is None:
+            entry = self._new(agent, now)
+        if not entry.overflow:
+            self._entries.move_to_end(entry.name)
+        entry.last_seen = now
+        return entry
+
+    def _new(self, agent: Agent, now: float) -> Entry:
+        if len(self._entries) >= self._limits().max_agents and not self._make_room(now):
+            if self._overflow is None:
+                self._overflow = Entry(OVERFLOW, now, now, Agent(OVERFLOW), overflow=True)
+            return self._overflow
+        entry = self._entries[agent.name] = Entry(agent.name, now, now, agent)
+        found = self.expectations(self._settings()).declared(agent.name)
+        self._tell("seen", entry, agent, {} if found is None else {"declared": found}, [stored.agent(entry)])
+        return entry
+
+    def _make_room(self, now: float) -> bool:
+        """Looks at one agent only, so that a flood of names costs nothing; one that must stay goes to the end."""
+        name, oldest = next(iter(self._entries.items()))
+        if oldest.idle(now):
+            del self._entries[name]
+            self._forgotten += stored.forgotten(name)
+            return True
+        self._entries.move_to_end(name)
+        return False
+
+    # ── telling, and writing ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_instance(self, change: Change, entry: Entry, instance: Instance, more: dict[str, Any]) -> None:
+        data = {"instance": instance.instance, "host": instance.host, "pid": instance.pid, **more}
+        if change == "connected":
+            data["tools"] = len(entry.tools)
+        self._tell(change, entry, instance.agent, data, [])
+
+    def _tell(self, change: Change, entry: Entry, agent: Agent, data: dict[str, Any], rows: list[Mutation]) -> None:
+        forgotten, self._forgotten = self._forgotten[:MAX_RIDERS], self._forgotten[MAX_RIDERS:]
+        again = [name for name in islice(self._unsaved, MAX_RIDERS) if name in self._entries]
+        for name in again:
+            del self._unsaved[name]
+            rows += self._rows(self._entries[name])
+        if not entry.overflow and entry.name not in again:
+            rows.append(stored.agent(entry))
+            again.append(entry.name)
+        written = self._emit(change, agent, data, [*forgotten, *rows])
+        entry.saved_calls = entry.calls
+        if written is not None:
+            written.add_done_callback(partial(self._written, again))
+
+    def _rows(self, entry: Entry) -> list[Mutation]:
+        return [stored.agent(entry), *(stored.tool(entry.name, known) for known in entry.tools.values())]
+
+    def _written(self, names: list[str], written: asyncio.Future[int]) -> None:
+        """What could not be written is written with the next event."""
+        if written.cancelled() or written.exception() is not None:
+            self._unsaved.update(dict.fromkeys(names))
+
+    def unsaved(self) -> list[Mutation]:
+        """Everything that is not on disk yet, statistics included: for the last event of an orderly stop."""
+        rows, self._forgotten = self._forgotten, []
+        for entry in self._entries.values():
+            if entry.saved_calls != entry.calls or entry.name in self._unsaved:
+                rows += self._rows(entry) if entry.name in self._unsaved else [stored.agent(entry)]
+                entry.saved_calls = entry.calls
+        return rows
