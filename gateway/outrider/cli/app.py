@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from outrider import __version__
-from outrider.cli import agents, calls, demo, explain, fleet, kills, ledger, policy, runs, serve, tokens, upstreams
+from outrider.cli import agents, calls, demo, explain, fleet, kills, ledger, policy, runs, serve, suggest, tokens, upstreams
 from outrider.cli.fault import CliError
 from outrider.errors import Misconfigured
 
@@ -34,7 +34,7 @@ def _root(
     """A sidecar that governs AI agents' tool calls: timeouts, safe retries, breakers, kill switches, audit trail."""
 
 
-for group in (serve, policy, explain, calls, kills, runs, agents, tokens, fleet, upstreams, ledger, demo):
+for group in (serve, policy, suggest, explain, calls, kills, runs, agents, tokens, fleet, upstreams, ledger, demo):
     group.register(app)
 
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -87,7 +87,7 @@ class Sidecar:
         return list(answer.body["records"]) if answer.ok else []
 
 
-def _caught_up(folder: Path) -> Path:
+def caught_up(folder: Path) -> Path:
     """The folder, once its database has what was acknowledged before now."""
     from outrider.ledger import ahead
 
@@ -102,7 +102,7 @@ def _caught_up(folder: Path) -> Path:
 def source(data: Path | None) -> Source:
     """The folder where one is meant, else the sidecar that the environment names."""
     asked = data is None and not os.environ.get("OUTRIDER_DATA") and bool(os.environ.get("OUTRIDER_CONTROL_URL"))
-    return Sidecar(people(None)) if asked else Folder(_caught_up(data_folder(data)))
+    return Sidecar(people(None)) if asked else Folder(caught_up(data_folder(data)))
 
 
 def wanted(query: dict[str, Any]) -> Any:
@@ -114,20 +114,21 @@ def wanted(query: dict[str, Any]) -> Any:
         agent=query.get("agent", ""),
         tool=query.get("tool", ""),
         type=query.get("type", ""),
-        since=_moment("since", query["since"]),
-        until=_moment("until", query["until"]),
+        since=moment("since", query["since"]),
+        until=moment("until", query["until"]),
     )
 
 
-def _moment(option: str, text: str) -> float | None:
+def moment(option: str, text: str) -> float | None:
+    """Seconds since the epoch; None for no text. Raises CliError for a time that is none."""
     from outrider.control_bodies import parse_moment
 
     if not text:
         return None
-    moment = parse_moment(text)
-    if moment is None:
+    found = parse_moment(text)
+    if found is None:
         raise CliError(f"--{option} '{text}' is no time.", "write 15m (ago) or 2026-11-22T15:04:05Z.", 2)
-    return moment
+    return found
 
 
 def tail(
@@ -226,7 +227,7 @@ def export(
     """Write every record, oldest first. Lines of JSON are those that were hashed, byte for byte."""
     from outrider.ledger import query
 
-    folder, chosen = _caught_up(data_folder(data)), wanted({"since": since, "until": until})
+    folder, chosen = caught_up(data_folder(data)), wanted({"since": since, "until": until})
     if out is None:
         query.export(folder, sys.stdout, format=format_, wanted=chosen)
         return
@@ -267,7 +268,7 @@ def verify(
     """Check every record of the ledger, offline or while a sidecar runs. Exit code 1 names the first bad one."""
     from outrider.ledger.verify import verify as check_all
 
-    report = check_all(_caught_up(data_folder(data)), expect_head=expect_head, expect_seq=expect_seq)
+    report = check_all(caught_up(data_folder(data)), expect_head=expect_head, expect_seq=expect_seq)
     if json:
         as_json(report.as_dict())
     elif report.first_bad is not None:

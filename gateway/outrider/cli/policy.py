@@ -30,11 +30,15 @@ def register(app: typer.Typer) -> None:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write it.")] = DEFAULT_POLICY,
     force: Annotated[bool, typer.Option("--force", help="Replace the file when it is there.")] = False,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="For the first day: it records what it would refuse, and refuses nothing.")
+    ] = False,
 ) -> None:
     """Write a commented policy to start from."""
     from importlib.resources import files
 
     text = files("outrider.policy").joinpath("default.yaml").read_text(encoding="utf-8")
+    text = _observing(text) if observe else text
     path = folder / FILE
     others = sorted(found.name for found in folder.glob("*.y*ml") if found != path) if folder.is_dir() else []
     if others:
@@ -47,6 +51,21 @@ def init(
     except OSError as error:
         raise CliError(f"{path} cannot be written: {error.strerror}.", "name another folder.") from None
     say(f"Wrote {path}. Next: outrider check --policy {folder}, then outrider serve --policy {folder}")
+
+
+_FIRST_DAY = """\
+# What this policy would refuse is recorded, and passes; kill switches act. Once some traffic was seen:
+#   outrider suggest --out NEW      writes a policy from it; read it, check it, serve it
+mode: observe
+"""
+_PATIENT = "timeouts: {total: 20m, perTry: 5m, connect: 2s}    # so long that how long things take can be seen"
+
+
+def _observing(text: str) -> str:
+    """The same policy for the first day."""
+    kind, timeouts = "kind: Policy\n", "timeouts: {total: 2m, perTry: 30s, connect: 2s}"
+    assert kind in text and timeouts in text, "the shipped policy has both"
+    return text.replace(kind, kind + _FIRST_DAY, 1).replace(timeouts, _PATIENT, 1)
 
 
 def check(policy: PolicyDir = DEFAULT_POLICY, json: Json = False) -> None:

@@ -163,6 +163,12 @@ def export(
     return count
 
 
+def stream(folder: Path, wanted: Filter) -> Iterator[Record]:
+    """Every record that agrees with ``wanted``, oldest first, without arguments and results."""
+    for line, digest in _stream(folder, wanted):
+        yield _record(line, digest)
+
+
 def _stream(folder: Path, wanted: Filter) -> Iterator[tuple[str, bytes]]:
     """In pieces, so that no reader keeps the write-ahead log from being folded for long."""
     with open_reader(folder) as db:
