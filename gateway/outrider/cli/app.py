@@ -5,7 +5,21 @@ from __future__ import annotations
 import typer
 
 from outrider import __version__
-from outrider.cli import agents, calls, demo, explain, fleet, kills, ledger, policy, runs, serve, suggest, tokens, upstreams
+from outrider.cli import (
+    agents,
+    calls,
+    demo,
+    explain,
+    fleet,
+    kills,
+    ledger,
+    policy,
+    runs,
+    serve,
+    suggest,
+    tokens,
+    upstreams,
+)
 from outrider.cli.fault import CliError
 from outrider.errors import Misconfigured
 
