@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -304,3 +305,19 @@ def test_a_changed_config_map_is_in_force_without_a_restart(tickets: UpstreamPro
         mount("3", "apiVersion: outrider.dev/v1alpha1\nkind: Policy\nrulez: []\n")
         assert eventually(lambda: bool(gateway.control("GET", "/v1/policy")[1]["rejected"]))
         assert gateway.call(*asked, agent="writer")[0] == 200
+
+
+def test_the_certificate_that_the_page_makes_is_trusted(tmp_path: Path) -> None:
+    """The command of docs/deploy.md as it stands there; a client that trusts it reaches the gateway."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    page = (deployment.ROOT / "docs" / "deploy.md").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("openssl req "))
+    subprocess.run(shlex.split(line), cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    tls = [f"--listen-cert={tmp_path / 'tls.crt'}", f"--listen-key={tmp_path / 'tls.key'}"]
+    with GatewayProcess({"rules": []}, arguments=tls) as gateway:
+        ask = [sys.executable, "-m", "outrider", "probe", "--url", f"https://{gateway.listen}"]
+        trusting = os.environ | {"OUTRIDER_CA_FILE": str(tmp_path / "tls.crt")}
+        assert subprocess.run(ask, env=trusting, check=False, timeout=60).returncode == 0
+        assert subprocess.run(ask, env=dict(os.environ), check=False, capture_output=True, timeout=60).returncode == 1

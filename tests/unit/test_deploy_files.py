@@ -343,3 +343,54 @@ def test_nobody_but_the_sidecars_user_enters_its_data_folder() -> None:
     assert agent["User"] != said["User"]
     assert agent["SupplementaryGroups"] == said["Group"]
     assert (agent["IPAddressDeny"], agent["IPAddressAllow"]) == ("any", "localhost")
+
+
+# ── docs/deploy.md ───────────────────────────────────────────────────────────────────────────────────────────────
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+
+
+def shown(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_every_file_and_page_it_names_is_there() -> None:
+    """Links, and what its commands read from the repository."""
+    links = re.findall(r"\[[^\]]+\]\(([^)#:]+)\)", PAGE)
+    named = re.findall(r"\b(?:docker|policies|tests)/[\w./-]+\b", PAGE)
+    assert links and named
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_everything_that_must_be_there_before_is_made_by_a_command(layout: str) -> None:
+    """Secrets and ConfigMaps that the Pods name and no manifest holds, each in its namespace."""
+    held = {(each["kind"], each["metadata"]["name"]) for each in deployment.objects(layout)}
+    workloads = [each for each in deployment.objects(layout) if each["kind"] in ("Deployment", "StatefulSet")]
+    for workload in workloads:
+        text = str(workload)
+        wanted = {("Secret", name) for name in re.findall(r"(?:secretName'|secretKeyRef': \{'name'): '([\w-]+)'", text)}
+        wanted |= {("ConfigMap", name) for name in re.findall(r"'configMap': \{'name': '([\w-]+)'", text)}
+        namespace = workload["metadata"]["namespace"]
+        for kind, name in wanted - held:
+            what = "secret (?:generic|tls)" if kind == "Secret" else "configmap"
+            assert re.search(rf"kubectl -n {namespace} create {what} {name} ", PAGE), (kind, name)
+
+
+def test_every_command_of_outrider_it_shows_is_one() -> None:
+    """In whatever Pod it is run."""
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    lines = [line for text in shown("sh") for line in text.splitlines()]
+    words = [re.findall(r"(?:^|-- )outrider ([a-z]+(?: [a-z]+)?)", line) for line in lines]
+    commands = [found[0] for found in words if found]
+    assert len(commands) >= 4
+    for command in commands:
+        assert any(f"\n## outrider {name}\n" in reference for name in (command, command.split()[0])), command
+
+
+def test_the_policy_for_the_upstreams_side_is_valid(tmp_path: Path) -> None:
+    """By the schema, strictly, as the files are."""
+    (text,) = shown("yaml")
+    (tmp_path / "policy.yaml").write_text(text)
+    run(tool("kubernetes-validate"), "--strict", str(tmp_path / "policy.yaml"))
