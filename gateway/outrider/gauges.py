@@ -24,6 +24,7 @@ def declare(services: Services, ready: Callable[[], str | None]) -> None:
     gauge("outrider_agents_waiting", "Calls that wait for paused agents.", (), lambda: _waiting(services))
     gauge("outrider_tools_drifted", "Tools that have drifted.", (), lambda: _drifted(services))
     gauge("outrider_kills_engaged", "Kill switches engaged.", ("kind",), lambda: _kills(services))
+    gauge("outrider_runs", "Runs that are known, by state.", ("state",), lambda: _runs(services))
     gauge("outrider_breakers", "Breakers in each state.", ("upstream", "state"), lambda: _breakers(services))
     gauge("outrider_upstream_ready", "Whether probes find it ready.", ("upstream",), lambda: _upstreams(services))
     gauge("outrider_policy_info", "The policy in force; always 1.", ("name", "digest"), lambda: _policy(services))
@@ -83,6 +84,11 @@ def _drifted(services: Services) -> Reading:
 def _kills(services: Services) -> Reading:
     found = Counter(kill.target.kind for kill in services.kills.all())
     return [((kind,), found[kind]) for kind in ("global", "agent", "run", "tool", "upstream")]
+
+
+def _runs(services: Services) -> Reading:
+    found = Counter(run.state.value for run in services.runs.all())
+    return [((state,), found[state]) for state in ("running", "idle", "limited", "paused")]
 
 
 def _breakers(services: Services) -> Reading:

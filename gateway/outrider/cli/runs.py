@@ -79,7 +79,7 @@ def show(run: RunId, data: Data = None, json: Json = False) -> None:
         for depth, call in _tree(found["calls"])
     ]
     columns = ("tool", "agent", "outcome", "code", "attempts", "took", "call", "detail")
-    return table(columns, rows, "The ledger holds no late call of it.")
+    return table(columns, rows, "The ledger holds no recent call of it.")
 
 
 def _tree(calls: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
@@ -114,4 +114,7 @@ def resume(run: RunId, reason: Reason, data: Data = None, json: Json = False) ->
     answer = people(data).expect("POST", f"/v1/runs/{quote(run, safe='')}/resume", {"reason": reason})
     if json:
         return as_json(answer)
-    return say(f"Resumed {safe(run)}; its limits count anew.")
+    say(f"Resumed {safe(run)}; its limits count anew.")
+    if any(one["state"] == "killed" for one in answer["runs"]):
+        say(f"A kill still stops it; lift that with: outrider revive {safe(f'run:{run}')} --reason …")
+    return None

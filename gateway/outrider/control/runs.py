@@ -64,7 +64,7 @@ async def _run(services: Services, request: web.Request) -> web.Response:
     rows = [_row(run, killed) for run in services.runs.named(run_id)]
     calls = await asyncio.to_thread(calls_of_run, services.settings.data, run_id)
     if not rows and not calls:
-        return problem_response(Code.NOT_FOUND, f"No run '{run_id[:80]}' is known, and no late record names it.")
+        return problem_response(Code.NOT_FOUND, f"No run '{run_id[:80]}' is known, and no recent record names it.")
     return json_response({"run": run_id, "runs": rows, "calls": calls})
 
 

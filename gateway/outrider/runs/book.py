@@ -9,6 +9,7 @@ that is limited is refused.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -23,6 +24,8 @@ from outrider.policy.plans import Limits
 from outrider.runs import stored, verdicts
 from outrider.runs.run import Key, Owner, Pause, Run, key_of
 from outrider.runs.verdicts import Bar, Barred
+
+log = logging.getLogger("outrider.runs")
 
 SILENT_S = 3600.0
 """A run without a call for this long makes room for a new one."""
@@ -60,7 +63,7 @@ class Runs:
                 return None if policy.runs.of(call.agent.name) is None else _no_room(self._limits().max_runs)
         run.last_wall = wall
         if run.held_to is not policy.runs:
-            run.held_to, run.guards, run.observed = policy.runs, policy.runs.of(run.root), policy.observes
+            run.hold_to(policy.runs, observed=policy.observes)
         return run
 
     def known(self, call: Call) -> bool:
@@ -97,6 +100,7 @@ class Runs:
             self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": "refused"}, ())
             return
         run.paused = Pause(f"it has {why}", clock.wall())
+        log.warning("run %s of agent %s is paused: it has %s", run.id, run.root, why)
         self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": "paused"}, [stored.pause_row(run)])
 
     def may_retry(self, run: Run | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from outrider import clock
 from outrider.calls import Call, Outcome, OutcomeKind
 from outrider.errors import Code
-from outrider.policy.run_guards import RunGuards
+from outrider.policy.run_guards import RunGuards, RunPolicy
 
 MAX_AGENTS = 20
 """How many agents of one run are named."""
@@ -67,7 +67,7 @@ class Run:
         self.first_wall = self.last_wall = wall
         self.calls = self.retries = self.failed = self.refused = self.in_flight = 0
         self.guards: RunGuards | None = None
-        self.held_to: object = None  # what of the policy ``guards`` and ``observed`` are of
+        self.held_to: RunPolicy | None = None  # what of the policy ``guards`` and ``observed`` are of
         self.observed = False  # only watched: nothing is refused, cut short or paused
         self.resumes = 0
         self.paused: Pause | None = None
@@ -82,6 +82,12 @@ class Run:
         self.refusals = 0  # by the watch for runaways, since a call last succeeded
         self.refused_at: float | None = None
         self.told: set[str] = set()  # limits whose reaching is in the ledger
+
+    def hold_to(self, policy: RunPolicy, *, observed: bool) -> None:
+        """From here on by this policy. What no policy watched was not compared: a row begins anew."""
+        self.held_to, self.guards, self.observed = policy, policy.of(self.root), observed
+        self.last_like = b""
+        self.like_in_row = 0
 
     @property
     def id(self) -> str:
