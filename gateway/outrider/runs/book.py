@@ -53,12 +53,12 @@ class Runs:
 
     # ── a call ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def of(self, call: Call, parents: Run | None, policy: Policy, now: float, wall: float) -> Run | Outcome | None:
+    def of(self, call: Call, parents: Run | None, policy: Policy, wall: float) -> Run | Outcome | None:
         """The run of a call: its parent's, else the one that it names. Where there is no room to tell another apart:
         None where nothing limits it, else the refusal."""
         run = parents if parents is not None else self._runs.get(key_of(call))
         if run is None:
-            run = self._begin(key_of(call), call.agent.name, now, wall)
+            run = self._begin(key_of(call), call.agent.name, wall)
             if run is None:
                 return None if policy.runs.of(call.agent.name) is None else _no_room(self._limits().max_runs)
         run.last_wall = wall
@@ -164,7 +164,7 @@ class Runs:
                 row.apply(run)
 
     def _restored(self, key: Key, root: str, wall: float) -> Run | None:
-        run = self._runs.get(key) or self._begin(key, root, clock.monotonic(), wall)
+        run = self._runs.get(key) or self._begin(key, root, wall)
         if run is not None:
             run.last_wall = wall
             self._runs.move_to_end(key)
@@ -172,7 +172,7 @@ class Runs:
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, key: Key, root: str, now: float, wall: float) -> Run | None:
+    def _begin(self, key: Key, root: str, wall: float) -> Run | None:
         owner = key[:2]
         own = self._of_owner.get(owner)
         most = self._limits().max_runs
@@ -181,7 +181,7 @@ class Runs:
                 return None
         elif len(self._runs) >= most and not self._make_room(self._runs, wall, SILENT_S):
             return None
-        run = self._runs[key] = Run(key, root, now=now, wall=wall)
+        run = self._runs[key] = Run(key, root, now=clock.monotonic(), wall=wall)
         self._of_owner.setdefault(owner, OrderedDict())[key] = None
         return run
 

@@ -21,7 +21,7 @@ class RunGuards:
         call = flight.call
         if not call.run:
             return await following(flight)
-        run = self._runs.of(call, flight.run, flight.policy, flight.received, flight.started_wall)
+        run = self._runs.of(call, flight.run, flight.policy, flight.started_wall)
         if run is None:
             return await following(flight)
         if isinstance(run, Outcome):
