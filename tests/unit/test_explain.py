@@ -224,12 +224,37 @@ def test_what_is_explained_is_what_is_in_force(example: str, agent: str, tool: s
     assert {key: value["at"] for key, value in shown.items() if value["at"] != BUILT_IN} == sources
 
 
+@pytest.mark.parametrize(
+    ("section", "agent", "tool", "refused"),
+    [
+        ("{expected: [{name: sales-1}], undeclared: deny}", "support-1", "ledger.get_balance", "agent_undeclared"),
+        ("{expected: [{name: support-1}], undeclared: deny}", "support-1", "ledger.get_balance", None),
+        ("{expected: [{name: sales-1}], undeclared: quarantine}", "support-1", "ledger.get_balance", None),
+        ("{expected: [{name: sales-1}], undeclared: quarantine}", "support-1", "ledger.open", "agent_undeclared"),
+        ("{requireOwner: true}", "support-1", "ledger.get_balance", "agent_undeclared"),
+    ],
+)
+def test_whom_the_policy_does_not_expect_is_told(
+    folder: Path, section: str, agent: str, tool: str, refused: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the rules are asked, as a call is."""
+    head = "apiVersion: outrider.dev/v1alpha1\nkind: Policy\n"
+    (folder / "who.yaml").write_text(
+        f"{head}agents: {section}\nrules: [{{name: x, tools: [ledger.open], then: allow}}]\n"
+    )
+    answer = asked(folder, tool, agent, id="7")
+    assert answer["refused"] == refused and bool(answer["unexpected"]) is (refused is not None)
+    assert main(["explain", "--tool", tool, "--agent", agent, "--args", '{"id":"7"}', "--policy", str(folder)]) == 0
+    assert ("agents.expected" in capsys.readouterr().out) is (refused is not None)
+
+
 def test_json_is_one_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For programs."""
     words = ["explain", "--tool", "ledger.get_balance", "--agent", "support-1", "--args", '{"id": "7"}', "--json"]
     assert main([*words, "--policy", str(folder)]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {
-        "tool", "agent", "policy", "refused", "decision", "rules", "upstream", "plan", "domain", "request",
+        "tool", "agent", "policy", "refused", "unexpected", "decision", "rules", "upstream", "plan", "domain",
+        "request",
     }  # fmt: skip
 
 

@@ -239,6 +239,16 @@ def test_what_a_seen_tool_falls_back_to_is_allowed_too() -> None:
     assert allows(policy_of(suggestion(story, text)), "support", "shop.cached")
 
 
+def test_what_a_section_that_is_kept_would_still_refuse_is_told() -> None:
+    """Who is expected is a person's word: it is carried over, and what it means for what was seen is said."""
+    text = OBSERVING + "agents: {expected: [{name: billing}], undeclared: deny}\n"
+    story = Story()
+    story.call("support", "shop.get_order", observed="agent_undeclared", rule="r")
+    made = suggestion(story, text)
+    assert "REVIEW: 'shop.get_order' by 'support' would still be refused: 1 x agent_undeclared" in made.text
+    assert policy_of(made).agents.undeclared == "deny"
+
+
 @pytest.mark.parametrize("name", ["adm*", "*", " x", "x ", "a\nb", "x" * 300, ""])
 def test_a_name_that_would_be_a_pattern_is_never_written_as_one(name: str) -> None:
     """An agent called ``*`` is not everybody."""

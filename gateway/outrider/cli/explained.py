@@ -38,10 +38,13 @@ def _verdict(answer: Answer) -> str:
         return f"{tool} does not exist in this policy: no upstream of that name, or no such operation (unknown_tool)."
     if answer["refused"] == "invalid_request":
         return f"{tool} by {agent} is refused (invalid_request): its arguments are more than 'limits' allows."
+    if answer["unexpected"] and answer["refused"]:
+        return f"{tool} by {agent} is refused ({answer['refused']}): {safe(answer['unexpected'])}"
     if answer["refused"]:
         return f"{tool} by {agent} is refused ({answer['refused']}): {said}."
-    if decision["effect"] != "allow":
-        return f"{tool} by {agent} passes, because the policy only observes. Enforced, it would be refused: {said}."
+    if decision["effect"] != "allow" or answer["unexpected"]:
+        why = safe(answer["unexpected"] or f"{said}.")
+        return f"{tool} by {agent} passes, because the policy only observes. Enforced, it would be refused: {why}"
     return f"{tool} by {agent} passes: {said}."
 
 

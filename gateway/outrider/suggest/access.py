@@ -7,7 +7,7 @@ from typing import Any
 
 from outrider.policy.patterns import is_prefix, pattern_fault
 from outrider.suggest.carried import Carried, Part
-from outrider.suggest.seen import Pair, Seen
+from outrider.suggest.seen import OF_THE_AGENT, Pair, Seen
 from outrider.suggest.text import Noted
 
 MAX_ENTRIES = 256
@@ -31,7 +31,7 @@ def rules(seen: Seen, known: Carried) -> tuple[list[Any], list[str]]:
         entries.extend(_chunks(agents, tools, names))
     comments = [f"not carried over: '{part.raw['name']}' ({part.at}); the rules below allow what was seen"
                 for part in known.rules if not _kept(part)]  # fmt: skip
-    return entries, [*comments, *_not_allowed(seen, known)]
+    return entries, [*comments, *_not_allowed(seen, known), *_barred_still(seen)]
 
 
 def _kept(part: Part) -> bool:
@@ -109,6 +109,19 @@ def _not_allowed(seen: Seen, known: Carried) -> Iterator[str]:
     yield from told[:MAX_TOLD]
     if len(told) > MAX_TOLD:
         yield f"and {len(told) - MAX_TOLD} more that are not allowed"
+
+
+def _barred_still(seen: Seen) -> Iterator[str]:
+    """What the rules below allow, and a section that is carried over would have refused."""
+    told = sorted(
+        f"REVIEW: '{tool}' by '{agent}' would still be refused: "
+        + ", ".join(f"{count} x {code}" for code, count in sorted(pair.other.items()) if code in OF_THE_AGENT)
+        for (agent, tool), pair in seen.pairs.items()
+        if pair.allowed and OF_THE_AGENT & pair.other.keys()
+    )
+    yield from told[:MAX_TOLD]
+    if len(told) > MAX_TOLD:
+        yield f"and {len(told) - MAX_TOLD} more that would still be refused"
 
 
 def _why(tool: str, agent: str, pair: Pair, known: Carried) -> str:

@@ -20,6 +20,8 @@ CLUSTER = 5
 
 UPSTREAM_FAULTS = frozenset({"connect", "reset", "timeout", "protocol"})
 BREAKER_STATUSES = frozenset({500, 502, 503, 504})
+OF_THE_AGENT = frozenset({"agent_undeclared", "tool_drifted", "run_limit", "runaway"})
+"""What a section that is carried over goes on to refuse, whatever the rules say."""
 BY_RULE = frozenset({"denied", "no_rule", "approval_unavailable"})
 
 Record = Mapping[str, Any]
@@ -158,6 +160,8 @@ def _observed(found: Seen, record: Record) -> None:
         _count(pair.refused, _by(record))
     elif code not in BY_RULE:
         _not_passed(found, record, code)
+        if code in OF_THE_AGENT and pair is not None:
+            _count(pair.other, code)
 
 
 def _refused(found: Seen, record: Record) -> None:
