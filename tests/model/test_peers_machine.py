@@ -1,6 +1,6 @@
 """Sidecars that tell each other of their kills, as a state machine: messages are lost, repeated and reordered, disks
-fail, sidecars crash and come back, files are laid. Kept: a kill is never lost, one that was lifted never comes back where
-that was heard, nobody lifts what nobody asked to lift, and once messages arrive all know the same.
+fail, sidecars crash and come back, files are laid. Kept: a kill is never lost, one that was lifted never comes back
+where that was heard, nobody lifts what nobody asked to lift, and once messages arrive all know the same.
 """
 
 from __future__ import annotations

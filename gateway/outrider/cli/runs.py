@@ -8,6 +8,7 @@ from urllib.parse import quote
 import typer
 
 from outrider.cli import kills
+from outrider.cli.fleet import warn_of_silent, with_sidecar
 from outrider.cli.options import Data, Json, Reason, people
 from outrider.cli.plain import safe, short
 from outrider.cli.shown import as_json, say, table
@@ -36,9 +37,11 @@ def ls(
 ) -> None:
     """The runs that are known, the latest first."""
     found = people(data).get("/v1/runs", {"agent": agent, "state": state, "limit": limit})
+    warn_of_silent(found)
     if json:
         return as_json(found["runs"])
-    table(COLUMNS, [_row(run) for run in found["runs"]], "No run is known.")
+    rows = [_row(run) for run in found["runs"]]
+    table(*with_sidecar(found, COLUMNS, rows, "runs"), nothing="No run is known.")
     if found["more"]:
         say(f"{found['more']} more; narrow it with --agent or --state, or raise --limit.")
     return None

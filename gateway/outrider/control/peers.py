@@ -5,6 +5,7 @@ GET    /v1/peer/kills             for peers: the kills known here; ?digest=: not
 PUT    /v1/peer/kills/{id}        for peers: a kill, or its end, takes effect here too
 GET    /v1/peer/agents            for peers: what is here
 GET    /v1/peer/calls             for peers: what is here
+GET    /v1/peer/runs              for peers: what is here
 
 What a peer asks is answered from what is here, and nobody else is asked for it: no request goes in circles.
 """
@@ -22,6 +23,7 @@ from outrider.control.agents import local_agents
 from outrider.control.calls import local_calls
 from outrider.control.merged import mine
 from outrider.control.routes import Routes, to_its_end
+from outrider.control.runs import local_runs
 from outrider.control_bodies import read_body, refuse_unknown
 from outrider.errors import Code
 from outrider.http_common import json_response, problem_response
@@ -30,7 +32,11 @@ from outrider.peers import records
 from outrider.services import Services
 
 MAX_WAIT_MS = 60_000
-LOCAL: dict[str, Callable[[Services], list[dict[str, Any]]]] = {"agents": local_agents, "calls": local_calls}
+LOCAL: dict[str, Callable[[Services], list[dict[str, Any]]]] = {
+    "agents": local_agents,
+    "calls": local_calls,
+    "runs": local_runs,
+}
 
 
 class ToldBody(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Runs: what each did, and what stops it. To kill one: POST /v1/kills with scope run:ID.
 
-GET    /v1/runs                   the runs that are known; ?agent= ?state= ?limit=
+GET    /v1/runs                   the runs that are known, on all sidecars; ?agent= ?state= ?limit=
 GET    /v1/runs/{id}              the runs of this id, and their calls
 POST   /v1/runs/{id}/resume       lift what the policy's guards stopped; the limits count anew
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from outrider.control.merged import everywhere
 from outrider.control.routes import Routes, by, to_its_end, written
 from outrider.control_bodies import ReasonBody, read_body, refuse_unknown, whole_number
 from outrider.errors import Code
@@ -48,12 +49,15 @@ async def _runs(services: Services, request: web.Request) -> web.Response:
     if state and state not in list(State):
         return problem_response(Code.INVALID_REQUEST, f"'state' is one of {', '.join(State)}; got '{state[:40]}'.")
     limit = whole_number("limit", request.query, DEFAULT_LIMIT)
-    rows = [row for row in local_runs(services) if _wanted(row, agent, state)]
-    return json_response({"runs": rows[:limit], "more": max(0, len(rows) - limit)})
+    found = await everywhere(services, "runs", local_runs(services))
+    rows = [row for row in found["runs"] if _wanted(row, agent, state)]
+    if found["peers"]:
+        rows.sort(key=lambda row: str(row.get("last_call")), reverse=True)
+    return json_response({"runs": rows[:limit], "more": max(0, len(rows) - limit), "peers": found["peers"]})
 
 
 def _wanted(row: dict[str, Any], agent: str, state: str) -> bool:
-    return (not agent or agent in row["agents"]) and (not state or row["state"] == state)
+    return (not agent or agent in row.get("agents", ())) and (not state or row.get("state") == state)
 
 
 async def _run(services: Services, request: web.Request) -> web.Response:
