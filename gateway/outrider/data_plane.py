@@ -33,6 +33,8 @@ MAX_DEADLINE_MS = 86_400_000
 MAX_NAME_CHARS = 200
 BODY_S = 30.0
 """How long a request's body may take to arrive."""
+KEYS_S = 3.0
+"""How long a call waits for an issuer's keys that are being fetched."""
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 _decode_body = msgspec.json.Decoder(CallBody).decode
 _encode_answer = msgspec.json.Encoder(enc_hook=str).encode
@@ -84,10 +86,26 @@ def data_app(plane: DataPlane) -> web.Application:
     return app
 
 
-def _agents_only(authenticator: Authenticator, request: web.Request) -> web.Response | None:
+def _agents_only(
+    authenticator: Authenticator, request: web.Request
+) -> web.Response | Awaitable[web.Response | None] | None:
     if request.path in OPEN_PATHS:
         return None
     found = authenticator.check(bearer(request))
+    if isinstance(found, Denial) and found.until is not None:
+        return _after(found.until, authenticator, request)
+    return _let_in(found, request)
+
+
+async def _after(
+    until: asyncio.Future[None], authenticator: Authenticator, request: web.Request
+) -> web.Response | None:
+    """Keys that were rotated a moment ago are being fetched: who came first waits for them, and is asked once more."""
+    await asyncio.wait({until}, timeout=KEYS_S)
+    return _let_in(authenticator.check(bearer(request)), request)
+
+
+def _let_in(found: Credential | Denial, request: web.Request) -> web.Response | None:
     if isinstance(found, Denial):
         return problem_response(found.code, found.detail)
     request[CREDENTIAL] = found

@@ -30,7 +30,7 @@ from outrider.flight import Traffic
 from outrider.health import Health
 from outrider.http_common import Tokens, peer_tls, ssl_context
 from outrider.identity import Authenticator, Keeper
-from outrider.kills import Kill, KillBoard
+from outrider.kills import KillBoard
 from outrider.ledger.record import Event, EventType
 from outrider.ledger.writer import Ledger
 from outrider.peers.book import Book, Who
@@ -201,6 +201,7 @@ class Sidecar:
         await services.kills.close()
         await services.keeper.close()
         await services.lifecycle.close()
+        await self._doorman.close()
         stopped = Event(type=EventType.SIDECAR_STOPPED, data={"pid": os.getpid()})
         services.ledger.append(stopped, mutations=services.agents.unsaved())
         await services.ledger.close()
@@ -221,9 +222,8 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         ledger,
         file=lambda: settings.kill_file if policies.current.kills.file else None,
         shared=bool(settings.peers),
-        along=lambda kill: _epoch_of(keeper, kill),
+        along=keeper,
     )
-    kills.subscribe(lambda kill, engaged: keeper.killed(kill.id) if engaged else None)
     telemetry = Telemetry()
     pulse = Pulse()
     recovery = Recovery(ledger, unresolved, lambda: policies.current.ledger.unknown_ttl_s)
@@ -310,12 +310,6 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         keeper,
     )
     return Sidecar(services, drivers, local, tokens, Authenticator(tokens.agent, keeper, policy.identity))
-
-
-def _epoch_of(keeper: Keeper, kill: Kill) -> Sequence[Mutation]:
-    """A kill that names an agent revokes what that agent holds. One of a run, a tool, an upstream or of everything
-    says nothing of whom to trust."""
-    return keeper.killing(kill.id, kill.target.name, kill.at, kill.reason) if kill.target.kind == "agent" else ()
 
 
 def _fleet(

@@ -6,6 +6,7 @@ import hmac
 import logging
 
 from outrider.identity.credential import Credential, Denial, shared
+from outrider.identity.jwts import Jwts
 from outrider.identity.keeper import Keeper
 from outrider.identity.tokens import PREFIX
 from outrider.policy.identity import IdentitySettings
@@ -30,12 +31,15 @@ class Authenticator:
         self._shared_token = shared_token.encode()
         self._shared = shared()
         self._keeper = keeper
+        self._jwts = Jwts(keeper.epochs)
+        keeper.on_epoch = self._jwts.outdate
         self._used_shared = False
         self.configure(settings)
 
     def configure(self, settings: IdentitySettings) -> None:
         """Take the settings of a newer policy; they count for the next call."""
         self._shared.denial = None if settings.shared_token else REFUSED
+        self._jwts.configure(settings)
         if settings.shared_token:
             log.warning("the shared agents' token may be used: whoever has it calls under any name (docs/identity.md)")
 
@@ -47,7 +51,11 @@ class Authenticator:
             return NOTHING
         if hmac.compare_digest(bearer.encode("utf-8", "surrogateescape"), self._shared_token):
             return self._shared.denial or self._told_shared()
-        return FOREIGN
+        return self._jwts.check(bearer) if bearer.count(".") == 2 else FOREIGN
+
+    async def close(self) -> None:
+        """Fetch no more keys."""
+        await self._jwts.close()
 
     def _told_shared(self) -> Credential:
         """Said once, so that nobody runs on it without knowing."""

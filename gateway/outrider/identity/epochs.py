@@ -69,7 +69,7 @@ class Epochs:
 
     def newest(self, names: Iterable[str]) -> Epoch | None:
         """The newest epoch that covers any of these names."""
-        found = [epoch for name in names for epoch in self._covering(name)]
+        found = [epoch for name in names for epoch in self.covering(name)]
         return max(found, key=lambda epoch: epoch.number, default=None)
 
     def raising(self, cause: str, pattern: str, at: float, reason: str) -> list[Mutation]:
@@ -108,7 +108,8 @@ class Epochs:
         if epoch.pattern.endswith("*"):
             self._lengths = tuple(sorted({*self._lengths, len(epoch.pattern) - 1}))
 
-    def _covering(self, name: str) -> Iterable[Epoch]:
+    def covering(self, name: str) -> list[Epoch]:
+        """Every epoch of this name."""
         patterns = (name, *(name[:length] + "*" for length in self._lengths if length <= len(name)))
         return [self._by_pattern[pattern] for pattern in patterns if pattern in self._by_pattern]
 

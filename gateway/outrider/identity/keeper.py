@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from outrider import clock
 from outrider.errors import Code, Refused
@@ -39,6 +39,28 @@ RETRY_S: Final = 1.0
 UNKNOWN: Final = Denial("This is no token of this sidecar: it was never issued here, or is long gone.")
 
 log = logging.getLogger("outrider.identity")
+
+
+class Scope(Protocol):
+    """What a kill is of."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Kill(Protocol):
+    """The part of ``kills.Kill`` that is asked for."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def target(self) -> Scope: ...
+    @property
+    def at(self) -> float: ...
+    @property
+    def reason(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +223,16 @@ class Keeper:
         event = Event(type=EventType.CREDENTIALS_REVOKED, actor=by, reason=why, data={"agent": name, "cause": cause})
         await self._ledger.append(event, durable=True, mutations=rows)
 
-    def killing(self, kill_id: str, pattern: str, at: float, reason: str) -> list[raising.Mutation]:
-        """A kill of agents is being written: what goes into its transaction."""
-        return self.epochs.raising(_kill(kill_id), pattern, at, reason)
+    def along(self, kill: Kill) -> list[raising.Mutation]:
+        """A kill is being written: what goes into its transaction. One that names agents revokes what those hold; one
+        of a run, a tool, an upstream or of everything says nothing of whom to trust."""
+        if kill.target.kind != "agent":
+            return []
+        return self.epochs.raising(_cause(kill), kill.target.name, kill.at, kill.reason)
 
-    def killed(self, kill_id: str) -> None:
-        """That kill is in force."""
-        self._enter(self.epochs.raised(_kill(kill_id)))
+    def in_force(self, kill: Kill) -> None:
+        """That kill counts from now on, or counted elsewhere."""
+        self._enter(self.epochs.raised(_cause(kill)))
 
     def _enter(self, epoch: Epoch | None) -> None:
         if epoch is None:
@@ -250,5 +275,5 @@ class Keeper:
             await asyncio.wait(set(self._writing), timeout=DURABLE_WAIT_S)
 
 
-def _kill(kill_id: str) -> str:
-    return f"the kill {kill_id}"
+def _cause(kill: Kill) -> str:
+    return f"the kill {kill.id}"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from outrider import clock
 from outrider.calls import Call
@@ -41,7 +41,7 @@ RETRY_S = 1.0
 T = TypeVar("T")
 Listener = Callable[[Kill, bool], None]
 Engage = Callable[[str, str, float | None, str], Awaitable[object]]
-Along = Callable[[Kill], Sequence[stored.Mutation]]
+
 
 log = logging.getLogger("outrider.kills")
 
@@ -50,8 +50,22 @@ def _no_file() -> Path | None:
     return None
 
 
-def _nothing(_kill: Kill) -> Sequence[stored.Mutation]:
-    return ()
+class Along(Protocol):
+    """What else a kill does: statements for the transaction that writes it, asked for again for each try, and what
+    follows in memory the moment it is in force."""
+
+    def along(self, kill: Kill) -> Sequence[stored.Mutation]: ...
+    def in_force(self, kill: Kill) -> None: ...
+
+
+class Alone:
+    """A kill does nothing else."""
+
+    def along(self, kill: Kill) -> Sequence[stored.Mutation]:
+        return ()
+
+    def in_force(self, kill: Kill) -> None:
+        """Nothing follows."""
 
 
 class KillBoard:
@@ -62,7 +76,7 @@ class KillBoard:
     there may have no other way to speak. Removing the file lifts nothing.
 
     ``shared``: other sidecars have the same kills. ``merge`` says how that comes together, ``adopt`` does it.
-    ``along`` gives what else changes in the transaction that writes a kill; it is asked again for each try.
+    ``along``: what else a kill does.
     """
 
     def __init__(
@@ -72,10 +86,10 @@ class KillBoard:
         file: Callable[[], Path | None] = _no_file,
         boot: str | None = None,
         shared: bool = False,
-        along: Along = _nothing,
+        along: Along | None = None,
     ) -> None:
         self._ledger = ledger
-        self._along = along
+        self._along = along or Alone()
         self._file = file
         self._shared = shared
         self._boot = clock.boot_id() if boot is None else boot
@@ -99,7 +113,7 @@ class KillBoard:
         file: Callable[[], Path | None] = _no_file,
         boot: str | None = None,
         shared: bool = False,
-        along: Along = _nothing,
+        along: Along | None = None,
     ) -> KillBoard:
         """The board as the last sidecar left it, and the file looked at once: before anything is served."""
         board = cls(ledger, file=file, boot=boot, shared=shared, along=along)
@@ -256,6 +270,7 @@ class KillBoard:
     def _take_effect(self, kill: Kill) -> Kill:
         self._kills[kill.id] = kill
         self._reindex()
+        self._along.in_force(kill)
         self._tell(kill, True)
         log.warning("kill engaged: %s (%s) by %s: %s", kill.scope, kill.id, shown(kill.by), shown(kill.reason))
         return kill
@@ -264,7 +279,7 @@ class KillBoard:
         """Write the kill; the task says whether it is on disk, and never fails."""
         self._writing.add(kill.id)
         event = Event(type=EventType.KILL_ENGAGED, actor=kill.by, reason=kill.reason, data=kill.facts())
-        appended = self._append(event, [*stored.engaged(kill, self._boot), *self._along(kill)])
+        appended = self._append(event, [*stored.engaged(kill, self._boot), *self._along.along(kill)])
         return self._spawn(self._confirm(kill, appended))
 
     async def _confirm(self, kill: Kill, appended: asyncio.Future[int]) -> bool:
@@ -386,7 +401,9 @@ class KillBoard:
         if not news:
             return
         mutations = [
-            mutation for kill in news for mutation in (*stored.engaged(kill, self._boot), *stored.lifted(kill))
+            mutation
+            for kill in news
+            for mutation in (*stored.engaged(kill, self._boot), *stored.lifted(kill), *self._along.along(kill))
         ]
         data = {"count": len(news), "ids": [kill.id for kill in news[:20]], "via": _via(news[0])}
         try:
@@ -394,6 +411,8 @@ class KillBoard:
         except Exception as fault:
             raise _stays(f"The ledger cannot be written ({fault}).") from fault
         self._keep_lifted(*(kill for kill in news if kill.id not in self._kills))
+        for kill in news:
+            self._along.in_force(kill)
         for kill in news:
             if kill.id in self._kills and kill.lifted is not None:
                 await self._lifted_in_time(kill.id, kill.lifted)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from outrider.errors import Fault
-from outrider.policy.fields import POLICY_NAME, PROBE_ADDRESS, UPSTREAM_NAME, Model
+from outrider.policy.fields import LABEL_NAME, POLICY_NAME, PROBE_ADDRESS, TRUST_DOMAIN, UPSTREAM_NAME, Model
 from outrider.policy.strictyaml import Path, Place, show_path
 
 CODES: Mapping[str, str] = {
@@ -52,12 +52,16 @@ CODES: Mapping[str, str] = {
     "E53": "keys that contradict each other",
     "E54": "durations that contradict each other",
     "E55": "a fallback to a function of an agent's process",
+    "E60": "an algorithm that anybody could forge a token with",
+    "E61": "keys of an issuer that cannot be fetched safely, or are none",
+    "E62": "an issuer of tokens said twice",
     "W01": "attempts that may not fit into the total timeout",
     "W02": "a tool without an effect",
     "W05": "a tool that is probably misspelled",
     "W06": "no rule that allows anything",
     "W07": "a read with a method that changes things",
     "W08": "connectErrors where it says nothing",
+    "W60": "JWTs are taken, and so is the shared token",
     "W09": "a policy that only observes",
 }
 
@@ -261,6 +265,8 @@ _FORMS = {
     r"^/": "a path that begins with '/'",
     PROBE_ADDRESS: "HOST:PORT or the word url",
     POLICY_NAME: "a name of letters, digits, '.', '-' and '_'",
+    TRUST_DOMAIN: "a trust domain such as prod.example, without spiffe://",
+    LABEL_NAME: "a label's name of letters, digits, '.', '-', '_' and '/'",
     UPSTREAM_NAME: "a name of letters, digits, '-' and '_' that begins with a letter",
 }
 

@@ -29,6 +29,8 @@ from outrider.redaction import parse_path
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 PROBE_ADDRESS = r"^(url|[^/\s]+:[0-9]{1,5})$"
 UPSTREAM_NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,62}$"
+TRUST_DOMAIN = r"^[a-z0-9._-]{1,255}$"
+LABEL_NAME = r"^[A-Za-z0-9_./-]{1,63}$"
 RETRY_WORDS = ("not_executed", "reset", "timeout", "protocol", "raised")
 """The failures that ``retryOn`` may name, besides statuses and exceptions; see ``calls.Reason``."""
 FRAMING_HEADERS = frozenset(

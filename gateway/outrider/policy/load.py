@@ -170,6 +170,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
     made.faults.extend(check_plans(layers, upstreams))
     made.faults.extend(check_links(made, layers, upstreams))
     made.faults.extend(check_upstreams(made, layers, upstreams))
+    made.faults.extend(compile_identity.check_identity(made, folder))
     made.faults.extend(check_runs(made))
     made.faults.extend(check_agents(made))
     metadata = made.section("metadata", Metadata)
@@ -183,7 +184,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         ledger=compiling.ledger(made),
         kills=compiling.kills(made),
         runs=compiling.runs(made),
-        identity=compile_identity.identity(made),
+        identity=compile_identity.identity(made, folder),
         agents=compiling.agents(made),
         rules=Rules(rules),
         mode=made.mode,

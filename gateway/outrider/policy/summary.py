@@ -37,7 +37,8 @@ def summarise(policy: Policy) -> dict[str, Any]:
 
 
 def _identity(policy: Policy) -> dict[str, Any]:
-    return {"shared_token": policy.identity.shared_token}
+    known = policy.identity
+    return {"shared_token": known.shared_token, "jwt": [asdict(issuer) for issuer in known.jwt]}
 
 
 def _upstream(upstream: Upstream) -> dict[str, Any]:
