@@ -19,18 +19,23 @@ def cases_of(path: Path) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """Each case with the environment that its file asks for."""
     document = read(path.name, path.read_bytes())
     assert not document.faults, [str(fault) for fault in document.faults]
-    assert set(document.data) <= {"env", "cases"}, path
+    assert set(document.data) <= {"env", "cases", "scenarios"}, path
     env = document.data.get("env", {})
     for case in document.data["cases"]:
         assert set(case) <= {"name", "tool", "args", "agent", "run", "session", "now", "expect"}, case
     return [(env, case) for case in document.data["cases"]]
 
 
+def scenarios_of(path: Path) -> list[dict[str, Any]]:
+    """Whole runs: calls one after the other, and the answer that each expects."""
+    return list(read(path.name, path.read_bytes()).data.get("scenarios", []))
+
+
 def outcome(folder: Path, env: Mapping[str, str], case: Mapping[str, Any]) -> dict[str, Any]:
     """What the policy makes of the case, as far as it expects something."""
     policy = load(folder, env=env)
     decision = policy.rules.decide(facts_of(case))
-    found = {**_decided(decision), **_planned(policy, policy.plan(case["tool"]))}
+    found = {**_decided(decision), **_planned(policy, policy.plan(case["tool"])), "runs": _guarded(policy, case)}
     return {key: found[key] for key in case["expect"]}
 
 
@@ -56,6 +61,25 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "approvers": list(decision.approvers),
         "shadows": [name for name, _ in decision.shadows],
     }
+
+
+def _guarded(policy: Policy, case: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the runs that the agent begins are held to, in the policy's words."""
+    guards = policy.runs.of(facts_of(case).agent.name)
+    if guards is None:
+        return None
+    lasts = None if guards.max_duration_s is None else format_duration(guards.max_duration_s)
+    found = {
+        "maxCalls": guards.max_calls,
+        "maxRetries": guards.max_retries,
+        "maxDuration": lasts,
+        "sameCall": guards.same_call,
+        "failures": guards.failures,
+        "exempt": list(guards.exempt) or None,
+        "action": guards.action,
+        "refusals": guards.refusals,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _planned(policy: Policy, plan: Plan | None) -> dict[str, Any]:

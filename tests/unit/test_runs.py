@@ -366,3 +366,16 @@ async def test_a_restart_goes_on_counting(tmp_path: Path) -> None:
     async with Rig(tmp_path, policy) as rig:
         assert rig.runs.named("p")[0].paused is None
         assert (await rig.call("up.read", run="p")).ok
+
+
+async def test_of_more_runs_than_there_is_room_for_a_restart_knows_the_newest(tmp_path: Path) -> None:
+    """And what is paused in any case."""
+    policy = {"runs": {"maxCalls": 9, "runaway": {"sameCall": 2, "refusals": 1}}}
+    async with Rig(tmp_path, policy) as rig:
+        await several(rig, 3, run="p", same=True)
+        for n in range(30):
+            await rig.call("up.read", run=f"r{n}", agent=f"a{n}")
+    async with Rig(tmp_path, {**policy, "limits": {"maxRuns": 10}}) as rig:
+        known = {run.id for run in rig.runs.all()}
+        assert len(known) == 10 and "p" in known and {f"r{n}" for n in range(21, 30)} <= known
+        assert (await rig.call("up.read", run="p")).code is Code.RUNAWAY

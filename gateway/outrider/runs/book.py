@@ -29,6 +29,8 @@ log = logging.getLogger("outrider.runs")
 
 SILENT_S = 3600.0
 """A run without a call for this long makes room for a new one."""
+SILENT_AT_START_S = 0.0
+"""Of those that a start finds in the ledger, the older ones make room for the newer."""
 PAUSED_SILENT_S = 7 * 86_400.0
 """So does one that is paused, after this long: nobody is going to resume it."""
 TRIES = 8
@@ -153,18 +155,19 @@ class Runs:
     # ── after a restart ──────────────────────────────────────────────────────────────────────────────────────────
 
     def restore(self, marks: Iterable[stored.Mark], paused: Iterable[stored.Paused]) -> None:
-        """What the sidecar before this one counted, and what was paused. Nothing is under way yet."""
-        for mark in marks:
-            run = self._restored(mark.key, mark.root, mark.at)
-            if run is not None:
-                mark.apply(run)
+        """What was paused, then what the sidecar before this one counted: a pause is not what makes room. Nothing is
+        under way yet."""
         for row in paused:
             run = self._restored(row.key, row.root, row.began_wall)
             if run is not None:
                 row.apply(run)
+        for mark in marks:
+            run = self._restored(mark.key, mark.root, mark.at)
+            if run is not None:
+                mark.apply(run)
 
     def _restored(self, key: Key, root: str, wall: float) -> Run | None:
-        run = self._runs.get(key) or self._begin(key, root, wall)
+        run = self._runs.get(key) or self._begin(key, root, wall, SILENT_AT_START_S)
         if run is not None:
             run.last_wall = wall
             self._runs.move_to_end(key)
@@ -172,14 +175,14 @@ class Runs:
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, key: Key, root: str, wall: float) -> Run | None:
+    def _begin(self, key: Key, root: str, wall: float, silent_s: float = SILENT_S) -> Run | None:
         owner = key[:2]
         own = self._of_owner.get(owner)
         most = self._limits().max_runs
         if own is not None and len(own) >= max(1, most // 2):
             if not self._make_room(own, wall, 0.0):
                 return None
-        elif len(self._runs) >= most and not self._make_room(self._runs, wall, SILENT_S):
+        elif len(self._runs) >= most and not self._make_room(self._runs, wall, silent_s):
             return None
         run = self._runs[key] = Run(key, root, now=clock.monotonic(), wall=wall)
         self._of_owner.setdefault(owner, OrderedDict())[key] = None

@@ -88,6 +88,7 @@ class Run:
         self.held_to, self.guards, self.observed = policy, policy.of(self.root), observed
         self.last_like = b""
         self.like_in_row = 0
+        self.told.clear()
 
     @property
     def id(self) -> str:
@@ -159,7 +160,7 @@ class Run:
     def state(self) -> State:
         if self.paused is not None:
             return State.PAUSED
-        if self.spent:
+        if self.spent and not self.observed:
             return State.LIMITED
         return State.RUNNING if self.in_flight else State.IDLE
 
