@@ -82,7 +82,6 @@ class Sidecar:
         """Everything up and serving. Raises Misconfigured with what is wrong and how to mend it."""
         exports = exports_of(os.environ)
         policy = load(settings.policy)
-        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = Store.open(settings.data)
         try:
             tokens = Tokens.load(settings)

@@ -98,6 +98,17 @@ def test_a_token_folder_that_is_not_mounted_stops_the_start(plain: dict[str, str
     assert "Make it, or mount the volume that the agents share" in done.stderr
 
 
+def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(plain: dict[str, str], tmp_path: Path) -> None:
+    """A volume that is not there, a read-only disk: a sentence with the mend, and no traceback."""
+    (tmp_path / "p.yaml").write_text("apiVersion: outrider.dev/v1alpha1\nkind: Policy\n")
+    (tmp_path / "file").write_text("")
+    words = ["serve", "--policy", str(tmp_path), "--data", str(tmp_path / "file" / "data")]
+    command = [sys.executable, "-m", "outrider", *words]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the data folder cannot be used" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_probe_needs_no_ca_for_the_sidecars_own_address(
     plain: dict[str, str], bank: UpstreamProcess, tmp_path: Path
 ) -> None:

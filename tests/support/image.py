@@ -24,6 +24,9 @@ from tests.support import deployment
 OURS = re.compile(r"(?<![\w./:])/(?=(?:src|wheels|opt/outrider|etc/outrider|data|run/outrider|app)\b)")
 """A path of the image's that the Dockerfile or a manifest names; others are the system's."""
 
+OWN_MOUNTS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+"""Where anybody may write; often file systems of their own, so that sealing the root does not seal them."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -57,7 +60,7 @@ class Image:
         return self.command(deployment.exec_form(text.partition(" CMD ")[2]))
 
     def folder(self, name: str, user: int, mode: int = 0o700) -> Path:
-        """A volume of a user's."""
+        """A volume of a user's, and of the image's group."""
         made = self.root / name
         made.mkdir(parents=True)
         if os.getuid() == 0:
@@ -75,7 +78,8 @@ class Image:
         binds = [f"mount --bind {folder} {folder}" for folder in map(str, (self.root, *writable))]
         seals = [f"mount -o remount,bind,ro {folder}" for folder in (self.root, "/")]
         opens = [f"mount -o remount,bind,rw {folder}" for folder in writable]
-        script = " && ".join([binds[0], seals[0], *binds[1:], *opens, seals[1], f"exec {shlex.join(as_user)}"])
+        seals += [f"{{ ! mountpoint -q {each} || mount -o remount,bind,ro {each}; }}" for each in OWN_MOUNTS]
+        script = " && ".join([binds[0], seals[0], *binds[1:], *opens, *seals[1:], f"exec {shlex.join(as_user)}"])
         return ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script]
 
 
@@ -94,8 +98,10 @@ def _anybody_reads(path: Path) -> bool:
 @cache
 def can_mount() -> bool:
     """Whether this machine lets root have a mount namespace; many containers do not."""
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        return False
     trial = ["unshare", "--mount", "--propagation", "private", "--", "mount", "-o", "remount,bind,ro", "/"]
-    return os.getuid() == 0 and subprocess.run(trial, capture_output=True, check=False).returncode == 0
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 
 def build() -> Image:

@@ -382,7 +382,7 @@ def test_every_command_of_outrider_it_shows_is_one() -> None:
     """In whatever Pod it is run."""
     reference = (ROOT / "docs" / "cli.md").read_text()
     lines = [line for text in shown("sh") for line in text.splitlines()]
-    words = [re.findall(r"(?:^|-- )outrider ([a-z]+(?: [a-z]+)?)", line) for line in lines]
+    words = [re.findall(r"(?:^|-- |/bin/)outrider ([a-z]+(?: [a-z]+)?)", line) for line in lines]
     commands = [found[0] for found in words if found]
     assert len(commands) >= 4
     for command in commands:
