@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class ScriptedLedger:
         self.mode = "ok"
         self.events: list[Event] = []
         self._held: list[tuple[Event, Sequence[Any], asyncio.Future[int]]] = []
+        self._committing: deque[tuple[Event, Sequence[Any], asyncio.Future[int]]] = deque()
 
     def append(
         self, event: Event, *, durable: bool = False, mutations: Sequence[tuple[str, tuple[Any, ...]]] = ()
@@ -40,8 +42,13 @@ class ScriptedLedger:
         elif self.mode == "hang":
             self._held.append((event, mutations, future))
         else:
-            loop.call_later(COMMIT_S, self._commit, event, mutations, future)
+            self._committing.append((event, mutations, future))
+            loop.call_later(COMMIT_S, self._commit_next)
         return future
+
+    def _commit_next(self) -> None:
+        """Timers of the same moment ring in any order; the ledger keeps that of the appends."""
+        self._commit(*self._committing.popleft())
 
     def mend(self) -> None:
         """The disk answers again; what waited is written in its order."""

@@ -16,6 +16,7 @@ import yaml
 
 from outrider import clock
 from outrider.agents import Agents, Lifecycle
+from outrider.agents import stored as stored_agents
 from outrider.calls import Agent, Attempt, Call, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.domain import Domains
 from outrider.flight import Flight, Traffic
@@ -188,6 +189,11 @@ class Rig:
         await self.lifecycle.close()
         await self.ledger.close()
         self.store.close()
+
+    def restore(self) -> None:
+        """What the process before this one knew of agents and was commanded of them."""
+        self.agents.restore(self.store.read(stored_agents.AGENTS), self.store.read(stored_agents.TOOLS))
+        self.lifecycle.restore(self.store.read(stored_agents.SWITCHES))
 
     def start(self, tool: str, /, *, agent: str = "a", run: str = "r", deadline_ms: int | None = None,
               parent: str = "", **args: Any) -> Flight:  # fmt: skip

@@ -215,16 +215,17 @@ class Lifecycle:
     def _write(self, switch: Switch, event: Event) -> asyncio.Task[bool]:
         """Write the switch; the task says whether it is on disk, and never fails."""
         self._writing[switch.agent] = event
-        self._unwritten.pop(switch.agent, None)
+        again = self._unwritten.pop(switch.agent, None) is event
         appended = self._append(event, [stored.switched(switch.agent, switch)])
-        return self._spawn(self._confirm(switch, event, appended))
+        return self._spawn(self._confirm(switch, event, appended, again))
 
-    async def _confirm(self, switch: Switch, event: Event, appended: asyncio.Future[int]) -> bool:
+    async def _confirm(self, switch: Switch, event: Event, appended: asyncio.Future[int], again: bool) -> bool:
         agent = switch.agent
         try:
             await appended
         except Exception as fault:  # disk full, locked, closed: the switch stands, and is written later
-            log.error("that agent %r is %s could not be written yet: %s", agent, switch.state, fault)
+            level = logging.DEBUG if again else logging.ERROR  # it is tried every second
+            log.log(level, "that agent %r is %s could not be written yet: %s", agent, switch.state, fault)
             if self._writing.get(agent) is event:
                 self._unwritten[agent] = event
             return False

@@ -182,11 +182,20 @@ def _mark(flight: Flight, failure: Failure, now: float, wait_s: float) -> None:
         flight.trace.note(semconv.RETRY_EVENT, now, told)
 
 
+STANDS = frozenset(
+    {
+        Code.KILLED, Code.CANCELLED, Code.DRAINING, Code.DENIED, Code.NO_RULE, Code.AGENT_DRAINING,
+        Code.AGENT_UNDECLARED, Code.TOOL_DRIFTED, Code.UNAUTHENTICATED,
+    }
+)  # fmt: skip
+"""Refusals that a caller must read as they are, also after a failed attempt: nothing but a person changes them."""
+
+
 def _refused_after(failed: Outcome | None, refusal: Outcome, flight: Flight) -> Outcome:
     """A refusal of the first attempt stands as it is; after a failed attempt, what that one did is not forgotten."""
     if failed is None:
         return refusal
-    if refusal.code in {Code.KILLED, Code.CANCELLED, Code.DRAINING, Code.DENIED, Code.NO_RULE}:
+    if refusal.code in STANDS:
         return replace(refusal, kind=_worst(failed, flight), failure=failed.failure)
     return final(failed, flight, GiveUp(refusal.detail, False, refusal.retry_after_s))
 

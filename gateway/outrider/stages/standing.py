@@ -58,9 +58,9 @@ class Standing:
             detail = "The sidecar is shutting down, and this call's agent is paused. Call again soon."
             return _no(Code.DRAINING, detail, 5.0)
         settings = self._newest().agents
-        most = min(settings.pause_max_waiting, flight.policy.limits.max_inflight - self._traffic.waiting)
-        if entry.waiting >= most:
-            return _still_paused(switch, f"{entry.waiting} calls wait for it already")
+        full = self._traffic.waiting >= flight.policy.limits.max_inflight
+        if full or entry.waiting >= settings.pause_max_waiting:
+            return _still_paused(switch, "as many calls as may wait do so already")
         patience_s = settings.pause_max_wait_s - (clock.monotonic() - flight.received)
         if flight.call.deadline_ms is not None:
             patience_s = min(patience_s, flight.call.deadline_ms / 1000)
