@@ -18,6 +18,7 @@ from tests.bench.figures import Case, Effort, Findings
 from tests.bench.processes import Child, Household, Noise
 from tests.bench.rounds import Measure, Rounds, Sample, interleaved, measured, sample
 from tests.bench.sidecar import Sidecar, policy, start_sidecar
+from tests.bench.telemetry import telemetry
 
 ARGS = {"id": "42", "at": "2026-01-01", "amount": 250}
 CALLS_ALONE = 400
@@ -336,6 +337,7 @@ CASES: dict[str, Case] = {
     "footprint": footprint,
     "adapters": adapters,
     "imports": imports,
+    "telemetry": telemetry,
 }
 
 

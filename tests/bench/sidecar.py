@@ -76,14 +76,16 @@ class Sidecar:
         }
 
 
-def start_sidecar(household: Household, name: str, policy_text: str, data: Path | None = None) -> Sidecar:
+def start_sidecar(
+    household: Household, name: str, policy_text: str, data: Path | None = None, env: dict[str, str] | None = None
+) -> Sidecar:
     """Write the policy, start the process, wait until it serves. Raises Broken."""
     folder = household.folder / f"{name}-policy"
     folder.mkdir(exist_ok=True)
     (folder / "policy.yaml").write_text(policy_text)
     data = data or household.folder / f"{name}-data"
     argv = [sys.executable, "-m", "outrider", "serve", "--policy", str(folder), "--data", str(data)]
-    child = household.start(name, [*argv, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+    child = household.start(name, [*argv, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"], env)
     line = child.line()
     ready_s = time.monotonic() - child.started
     found = READY.fullmatch(line.strip())

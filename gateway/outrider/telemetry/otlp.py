@@ -5,7 +5,8 @@ threads: this is the one place that knows the SDK.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from opentelemetry.sdk.metrics.export import (
@@ -40,6 +41,9 @@ Rejected = Callable[[int], None]
 _SCOPE: Final = InstrumentationScope(semconv.SCOPE, __version__)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
+BREATHES_EVERY: Final = 4
+BREATH_S: Final = 0.000_05
+"""Measured: without, the slowest of a hundred calls under load took twice as long."""
 SELDOM_S: Final = 60.0
 
 
@@ -60,7 +64,7 @@ class SpanSender:
         self._about = about
 
     def __call__(self, spans: Sequence[Span]) -> bool:
-        return self._exporter.export([self._readable(span) for span in spans]) is SpanExportResult.SUCCESS
+        return self._exporter.export(_Gently(spans, self._readable)) is SpanExportResult.SUCCESS
 
     def close(self) -> None:
         self._exporter.shutdown()
@@ -84,6 +88,27 @@ class SpanSender:
             end_time=span.end_ns,
             instrumentation_scope=_SCOPE,
         )
+
+
+class _Gently(Sequence[ReadableSpan]):
+    """Spans made one by one while the exporter encodes them, with a breath in between: a thread that computes for long
+    keeps the event loop from the interpreter for milliseconds at a time."""
+
+    def __init__(self, spans: Sequence[Span], readable: Callable[[Span], ReadableSpan]) -> None:
+        self._spans = spans
+        self._readable = readable
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise NotImplementedError("the exporters go through them once")
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        for number, span in enumerate(self._spans):
+            if number % BREATHES_EVERY == 0 and number:
+                time.sleep(BREATH_S)
+            yield self._readable(span)
 
 
 def unicode(text: str) -> str:
