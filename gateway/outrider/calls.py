@@ -114,12 +114,14 @@ class Principal:
     """On whose credential: ``token:agent`` for the shared agents' token (``channel:<instance>`` behind a channel),
     ``token:<id>`` for a token of an agent's own, ``jwt:<subject>``. ``on_behalf_of``: for whom the agent acts, where a
     JWT says so. ``tools``: the only ones that may be called with it, () for no such limit. ``credential`` is what was
-    shown; ``identity`` knows what became of it since."""
+    shown; ``identity`` knows what became of it since. ``holder`` is who has it, where that outlasts the name: a token
+    is replaced by another, its agent stays."""
 
     name: str = "token:agent"
     on_behalf_of: str = ""
     tools: tuple[str, ...] = ()
     credential: object | None = field(default=None, repr=False, compare=False)
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

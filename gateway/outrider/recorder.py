@@ -251,7 +251,7 @@ class Recorder:
     ) -> asyncio.Future[int]:
         """A run was limited, ran away, or was resumed."""
         by = {"actor": data.pop("by"), "reason": data.pop("reason")} if type_ is EventType.RUN_RESUMED else {}
-        event = Event(type=type_, run_id=run.id, agent={"name": run.root}, principal=run.key[0], data=data, **by)
+        event = Event(type=type_, run_id=run.id, agent={"name": run.root}, data={**data, "owner": run.key[0]}, **by)
         return self._ledger.append(event, durable=bool(mutations), mutations=tuple(mutations))
 
     def refuses_effects(self, settings: LedgerSettings) -> bool:

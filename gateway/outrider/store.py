@@ -122,10 +122,10 @@ def _runs(db: Database) -> None:
     """Runs that are paused until a person resumes them."""
     db.table("runs").create(
         {
-            "principal": str, "agent": str, "run": str, "root": str, "why": str,
+            "owner": str, "agent": str, "run": str, "root": str, "why": str,
             "calls": int, "retries": int, "began_wall": float, "paused_wall": float,
         },
-        pk=("principal", "agent", "run"),
+        pk=("owner", "agent", "run"),
         not_null={"root", "why", "calls", "retries", "began_wall", "paused_wall"},
     )  # fmt: skip
 

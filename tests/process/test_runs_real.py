@@ -80,6 +80,22 @@ def test_sigkill_gives_no_run_its_calls_back_and_lifts_no_pause(scripted_upstrea
         assert verify(gateway.data).ok
 
 
+def test_a_new_token_is_no_new_run_and_anothers_token_is(scripted_upstream: UpstreamProcess) -> None:
+    """A run outlasts the credential that it began with, and no other credential spends it."""
+    with GatewayProcess(policy(scripted_upstream, maxCalls=3)) as gateway:
+
+        def calls(agent: str, times: int) -> list[str]:
+            token = gateway.control("POST", "/v1/tokens", {"agent": agent})[1]["token"]
+            body = {"tool": "up.pay", "run": "r"}
+            url = f"{gateway.url}/v1/call"
+            return [code(gateway.request("POST", url, body | {"args": {"n": n}}, token)) for n in range(times)]
+
+        assert calls("ann", 2) == ["ok", "ok"]
+        assert calls("eve", 2) == ["ok", "ok"]
+        assert calls("ann", 2) == ["ok", "run_limit"]
+        assert {run["owner"] for run in gateway.control("GET", "/v1/runs")[1]["runs"]} == {"agent:ann", "agent:eve"}
+
+
 def test_the_routes_tell_of_runs_and_refuse_what_they_cannot_do(scripted_upstream: UpstreamProcess) -> None:
     """Each refusal says what and how to mend it."""
     with GatewayProcess(policy(scripted_upstream, **WATCH)) as gateway:

@@ -379,3 +379,11 @@ async def test_of_more_runs_than_there_is_room_for_a_restart_knows_the_newest(tm
         known = {run.id for run in rig.runs.all()}
         assert len(known) == 10 and "p" in known and {f"r{n}" for n in range(21, 30)} <= known
         assert (await rig.call("up.read", run="p")).code is Code.RUNAWAY
+
+
+async def test_an_observing_policy_lets_a_run_go_on_for_which_there_is_no_room(rigged: Rigged) -> None:
+    """It refuses nothing, so it need not count."""
+    async with rigged(maxCalls=1, also={"limits": {"maxRuns": 4}, "mode": "observe"}) as rig:
+        rig.upstream.takes_s = lambda attempt: 5.0
+        flights = [rig.start("up.read", run=f"r{n}") for n in range(6)]
+        assert codes([await flight.answer for flight in flights if flight.answer is not None]) == ["ok"] * 6

@@ -139,7 +139,7 @@ def how_to_mend(agent: str) -> str:
 def _credential(token: Token, boot: str) -> Credential:
     labels = dict(token.labels)
     agents = {name: Agent(name, labels=labels, owner=token.owner, asserted=False) for name in token.names}
-    principal = Principal(f"token:{token.id}", tools=token.tools)
+    principal = Principal(f"token:{token.id}", tools=token.tools, holder=f"agent:{token.agent}")
     return Credential(agents, principal, f"The token {token.id}", token.expires_at, _expires_mono(token, boot))
 
 

@@ -62,7 +62,8 @@ class Runs:
         if run is None:
             run = self._begin(key_of(call), call.agent.name, wall)
             if run is None:
-                return None if policy.runs.of(call.agent.name) is None else _no_room(self._limits().max_runs)
+                unlimited = policy.observes or policy.runs.of(call.agent.name) is None
+                return None if unlimited else _no_room(self._limits().max_runs)
         run.last_wall = wall
         if run.held_to is not policy.runs:
             run.hold_to(policy.runs, observed=policy.observes)

@@ -1,6 +1,6 @@
 """One run: what it did so far. Nothing here decides; see ``verdicts``.
 
-Ids of runs are chosen by callers, so a run is known by its id *and* by who answers for it: the credential, and over
+Ids of runs are chosen by callers, so a run is known by its id *and* by who answers for it: whose credential, and over
 HTTP, where one credential may serve many agents, the agent's name too. Another's run of the same id is another run: it
 neither spends this one's calls nor pauses it. In one process, agents of many names share a run.
 """
@@ -23,13 +23,14 @@ NOT_ITS_FAULT = frozenset({Code.KILLED, Code.CANCELLED, Code.DRAINING})
 """Ends of calls that say nothing about whether a run gets anywhere."""
 
 Owner = tuple[str, str]
-"""The credential, and the agent's name where the call came over HTTP."""
+"""Whose credential, and the agent's name where the call came over HTTP."""
 Key = tuple[str, str, str]
 """Owner and id."""
 
 
 def key_of(call: Call) -> Key:
-    return (call.principal.name, "" if call.origin else call.agent.name, call.run)
+    principal = call.principal
+    return (principal.holder or principal.name, "" if call.origin else call.agent.name, call.run)
 
 
 class State(StrEnum):
@@ -184,7 +185,7 @@ class Run:
             "why": self.paused.why if self.paused is not None else self.spent,
             "agent": self.root,
             "agents": list(self.agents),
-            "principal": self.key[0],
+            "owner": self.key[0],
             "calls": self.calls,
             "retries": self.retries,
             "failures": self.failed,

@@ -120,7 +120,7 @@ def read_paused(store: Store) -> list[Paused]:
 
 
 def _paused(row: dict[str, Any]) -> Paused:
-    key = (row["principal"], row["agent"], row["run"])
+    key = (row["owner"], row["agent"], row["run"])
     used = (row["calls"], row["retries"], row["began_wall"], row["paused_wall"])
     return Paused(key, row["root"], row["why"], *used)
 
@@ -135,11 +135,11 @@ def pause_row(run: Run) -> Mutation:
     began_wall = clock.wall() - (clock.monotonic() - run.began)
     values = (*run.key, run.root, run.paused.why, run.counted_calls, run.counted_retries, began_wall, run.paused.since)
     return (
-        "INSERT OR REPLACE INTO runs (principal, agent, run, root, why, calls, retries, began_wall, paused_wall) "
+        "INSERT OR REPLACE INTO runs (owner, agent, run, root, why, calls, retries, began_wall, paused_wall) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
 
 
 def resume_row(run: Run) -> Mutation:
-    return ("DELETE FROM runs WHERE principal = ? AND agent = ? AND run = ?", run.key)
+    return ("DELETE FROM runs WHERE owner = ? AND agent = ? AND run = ?", run.key)
