@@ -79,6 +79,24 @@ def test_the_ledger_says_what_keeps_agents_from_the_upstream(bank: UpstreamProce
         assert records(it, "sidecar.started")[0]["data"]["enforcement"] == stated
 
 
+def test_a_function_of_the_agents_own_process_is_never_said_to_be_enforced(plain: dict[str, str]) -> None:
+    """Whatever the deployment states: nothing but the agent's own asking stands before it."""
+    program = """
+from outrider_adapters.governed import governed
+
+@governed
+def search(text: str) -> str:
+    return text
+
+search("x")
+"""
+    with GatewayProcess({"rules": ALLOW}, arguments=["--enforcement", "network"]) as gateway:
+        env = plain | gateway.env | {"OUTRIDER_AGENT": "a"}
+        subprocess.run([sys.executable, "-c", program], env=env, check=True, timeout=60)
+        told = [records(gateway, kind)[0]["enforcement"] for kind in ("call.received", "attempt.started")]
+        assert told == ["cooperative", "cooperative"]
+
+
 def test_a_word_that_is_no_enforcement_is_refused(plain: dict[str, str]) -> None:
     """A misspelt claim must not be recorded as the lesser one."""
     command = [sys.executable, "-m", "outrider", "serve", "--enforcement", "netwrok"]

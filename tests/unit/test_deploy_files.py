@@ -325,6 +325,14 @@ def test_systemd_accepts_the_unit_and_the_drop_in(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_unit_is_shut_in() -> None:
+    """By systemd's own measure, from 0 to 10: at most 2, where a unit without a word on it has 9.6."""
+    analyze = tool("systemd-analyze")
+    if "--threshold" not in run(analyze, "--help"):
+        pytest.skip("this systemd-analyze does not measure files")
+    run(analyze, "security", "--offline=yes", "--threshold=20", "docker/systemd/outrider.service")
+
+
 def test_the_units_times_fit() -> None:
     """The drain into the stop; the watchdog is one that the sidecar answers."""
     said = dict(unit_lines((DOCKER / "systemd" / "outrider.service").read_text()))
