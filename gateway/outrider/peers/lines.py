@@ -107,13 +107,16 @@ class Lines:
 
     def _each_once(self, said: Iterable[tuple[Peer, Answer]]) -> list[Heard]:
         """Without ourselves, and each sidecar once, however many of its addresses were asked."""
+        said = list(said)
         heard: list[Heard] = []
         seen = {self.own.incarnation}
+        good = {answer.who.incarnation for _, answer in said if answer.ok and answer.who is not None}
         for peer, answer in said:
-            if answer.who is not None and answer.who.incarnation in seen:
+            incarnation = "" if answer.who is None else answer.who.incarnation
+            if incarnation in seen or (not answer.ok and incarnation in good):
                 continue
-            if answer.who is not None:
-                seen.add(answer.who.incarnation)
+            if incarnation:
+                seen.add(incarnation)
             who = answer.who or peer.who
             sidecar = None if who is None else who.sidecar
             heard.append(Heard(str(peer.address), sidecar, answer.ok, answer.body, answer.error))
