@@ -68,6 +68,7 @@ def encode_open(exchange: Exchange) -> bytes:
         traceparent=traceparent,
         framework_tool=tidy(work.framework_tool),
         tracestate=tracestate,
+        declares=work.declares,
     )
     try:
         return views.encode(frame)

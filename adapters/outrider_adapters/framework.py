@@ -25,6 +25,16 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else views.json_bytes(value).decode()
 
 
+def claimed_effect(annotations: Mapping[str, Any] | None) -> str:
+    """The effect that a tool's own annotations claim, by the hints of the Model Context Protocol; empty where they
+    claim nothing. It is shown to people, and decides nothing."""
+    if not annotations or not isinstance(reads := annotations.get("readOnlyHint"), bool):
+        return ""
+    if reads:
+        return "read"
+    return "idempotent" if annotations.get("idempotentHint") is True else "write"
+
+
 def told(problem: Mapping[str, Any]) -> str:
     """What the model reads of a failure: what happened, and whether to try again makes sense."""
     detail = str(problem.get("detail") or problem.get("title") or "the call was refused")

@@ -243,6 +243,7 @@ class _ToolCall:
             agent=str(notes.get("lc_agent_name") or "") if _seam.subagents else _seam.agent,
             caller_ref=self.call_id or "",
             framework_tool=self.tool.name,
+            declares=framework.claimed_effect(self.tool.metadata),
             failure_in=_failure_in,
             passes=_passes,
             plain=_plain,

@@ -83,7 +83,8 @@ class Work:
     ``invoke`` runs the function on a thread, ``ainvoke`` on the caller's loop (either may be missing); both take the
     arguments that the gateway put in place of the caller's, mostly none. ``failure_in`` finds a failure that the
     framework told in a value. ``passes`` names the end state of an exception that is the framework's own and is raised
-    untouched. ``plain`` makes of a framework's result what may be shown.
+    untouched. ``plain`` makes of a framework's result what may be shown. ``declares`` is the effect that the tool's
+    own annotations claim.
     """
 
     tool: str
@@ -95,6 +96,7 @@ class Work:
     agent: str = ""
     caller_ref: str = ""
     framework_tool: str = ""
+    declares: str = ""
     failure_in: Callable[[Any], BaseException | None] = _nothing
     passes: Callable[[BaseException], EndState | None] = _nothing
     plain: Callable[[Any], Any] = _same

@@ -147,6 +147,7 @@ class Call:
     tracestate: str = ""
     origin: str = ""
     framework_tool: str = ""
+    declares: str = ""  # the effect that the tool's own annotations claim; a hint for people, it decides nothing
 
     @property
     def upstream(self) -> str:

@@ -65,6 +65,7 @@ REVOKED_GRACE_S = 5.0
 """How long a process whose credential was revoked may still report how its calls under way ended."""
 MAX_MALFORMED = 5
 """Frames that cannot be understood before the connection is ended."""
+_CLAIMS = frozenset({"read", "idempotent", "write"})
 LIMITS = ChannelLimits()
 
 
@@ -365,6 +366,7 @@ class Channel:
             tracestate=tracestate_from(frame.traceparent, frame.tracestate),
             origin=session.id,
             framework_tool=frame.framework_tool,
+            declares=frame.declares if frame.declares in _CLAIMS else "",
         )
         session.promise(call.id, frame.ref)
         flight = self._supervisor.submit(call)

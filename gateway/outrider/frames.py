@@ -114,10 +114,20 @@ def check_open(frame: Open) -> None:
         raise Malformed("open names no tool.", ref=ref)
     together = (
         frame.tool, frame.agent, frame.run, frame.session, frame.parent, frame.caller_ref, frame.framework_tool,
-        frame.digest,
+        frame.digest, frame.declares,
     )  # fmt: skip
     if not (max(map(len, together)) <= MAX_CHARS and "".join(together).isprintable()):
-        for field in ("tool", "agent", "run", "session", "parent", "caller_ref", "framework_tool", "digest"):
+        for field in (
+            "tool",
+            "agent",
+            "run",
+            "session",
+            "parent",
+            "caller_ref",
+            "framework_tool",
+            "digest",
+            "declares",
+        ):
             _check_name(field, getattr(frame, field), ref)
     if frame.deadline_ms is not None and not 0 < frame.deadline_ms <= MAX_DEADLINE_MS:
         raise Malformed(f"deadline_ms is from 1 to {MAX_DEADLINE_MS}, not {frame.deadline_ms}.", ref=ref)

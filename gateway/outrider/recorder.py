@@ -107,6 +107,7 @@ class Recorder:
             trace_id=flight.traceparent[3:35],
             span_id=flight.trace.span_id if flight.trace is not None else "",
             enforcement="cooperative" if call.origin else self._enforcement,
+            data={"declares": call.declares} if call.declares else {},
         )
         self._ledger.append(event, linger=True, args=call.args, redact=redact)
 

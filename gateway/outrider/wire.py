@@ -110,6 +110,7 @@ class Open(Frame, tag="open", frozen=True):
     traceparent: str = ""
     framework_tool: str = ""
     tracestate: str = ""
+    declares: str = ""  # the effect that the tool's own annotations claim: read, idempotent or write
     digest: str = ""  # of the tool's schema and description: with its first call on a connection, and when it changed
 
 

@@ -105,6 +105,22 @@ def test_an_agent_built_before_install_is_governed(gateway: GatewayServer) -> No
     assert call.open.framework_tool == "search" and call.open.agent == "researcher"
 
 
+@pytest.mark.parametrize(
+    ("annotations", "declares"),
+    [
+        ({"readOnlyHint": True}, "read"), ({"readOnlyHint": False, "idempotentHint": True}, "idempotent"),
+        ({"readOnlyHint": False}, "write"), ({"readOnlyHint": None}, ""), ({"readOnlyHint": "yes"}, ""), (None, ""),
+    ],
+)  # fmt: skip
+def test_what_a_tools_annotations_claim_is_told(
+    gateway: GatewayServer, annotations: dict[str, Any] | None, declares: str
+) -> None:
+    """As tools of MCP servers carry them."""
+    StructuredTool.from_function(lambda: "x", name="f", description="f", metadata=annotations).invoke({})
+    (call,) = gateway.calls
+    assert call.open.declares == declares
+
+
 async def test_synchronous_and_async_tools_are_governed_under_ainvoke(gateway: GatewayServer) -> None:
     """Both seams, once each."""
     gateway.script = with_timeout(5000)

@@ -338,12 +338,15 @@ async def test_the_rest_of_open_reaches_the_call(world: World) -> None:
     """Parent, deadline, trace, the framework's own name of the tool, and the agent of this call."""
     process = await world.join()
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
-    fields = {"parent": "p1", "deadline_ms": 1500, "traceparent": trace, "framework_tool": "Search"}
+    fields = {"parent": "p1", "deadline_ms": 1500, "traceparent": trace, "framework_tool": "Search", "declares": "read"}
     await process.say(Open("r1", "made.thing", agent="critic", **fields))  # type: ignore[arg-type]
     await process.hear(Closed)
     (call,) = world.supervisor.calls
     assert {field: getattr(call, field) for field in fields} == fields
     assert call.agent == Agent("critic", "langgraph", instance="i-k")
+    await process.say(Open("r2", "made.thing", declares="harmless, believe me"))
+    await process.hear(Closed)
+    assert world.supervisor.calls[1].declares == ""
 
 
 async def test_a_value_or_a_problem_that_the_gateway_made_is_handed_over(world: World) -> None:

@@ -126,9 +126,11 @@ def test_every_guess_is_marked_and_reasoned(day: Story) -> None:
         ("get_balance", "", "read"), ("listOrders", "", "read"), ("search", "", "read"), ("find-customer", "", "read"),
         ("create_order", "", "write"), ("send", "", "write"), ("delete_all", "", "write"), ("frobnicate", "", "write"),
         ("find_and_replace", "", "write"), ("get_or_create", "", "write"), ("list_and_delete", "", "write"),
-        ("", "", "write"), ("查询", "", "write"), ("getaway", "", "write"), ("target", "", "write"),
-        ("create_order", "GET", "read"), ("get", "POST", "write"), ("x", "PUT", "idempotent"),
-        ("get", "DELETE", "idempotent"),         ("get", "PATCH", "write"), ("delete", "HEAD", "read"),
+        ("get_order", "", "read"), ("listEmails", "", "read"), ("read_post", "", "read"), ("order", "", "write"),
+        ("find_and_book", "", "write"), ("", "", "write"), ("查询", "", "write"), ("getaway", "", "write"),
+        ("target", "", "write"), ("create_order", "GET", "read"),
+        ("get", "POST", "write"), ("x", "PUT", "idempotent"),
+        ("get", "DELETE", "idempotent"), ("get", "PATCH", "write"), ("delete", "HEAD", "read"),
     ],
 )  # fmt: skip
 def test_an_effect_is_guessed_by_method_then_name_and_in_doubt_it_is_a_write(
@@ -136,6 +138,18 @@ def test_an_effect_is_guessed_by_method_then_name_and_in_doubt_it_is_a_write(
 ) -> None:
     """A read that writes would be repeated; a write that reads is only less patient."""
     assert guesses.effect(operation, method).value == effect
+
+
+@pytest.mark.parametrize(
+    ("operation", "claims", "effect"),
+    [
+        ("frobnicate", {"read"}, "read"), ("order_status", {"read"}, "read"), ("x", {"idempotent"}, "idempotent"),
+        ("get_x", {"write"}, "write"), ("delete_x", {"read"}, "write"), ("x", {"read", "write"}, "write"),
+    ],
+)  # fmt: skip
+def test_annotations_count_unless_the_name_says_that_it_writes(operation: str, claims: set[str], effect: str) -> None:
+    """They are the tool's own word, and may be wrong or a lie."""
+    assert guesses.effect(operation, "", claims).value == effect
 
 
 def tool_that_took(*ms: float, cut: int = 0) -> Any:

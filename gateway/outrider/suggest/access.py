@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from outrider.policy.patterns import is_prefix, pattern_fault
+from outrider.policy.patterns import is_operation, is_prefix, pattern_fault
 from outrider.suggest.carried import Carried, Part
 from outrider.suggest.seen import OF_THE_AGENT, Pair, Seen
 from outrider.suggest.text import Noted
@@ -57,7 +57,10 @@ def callable_tool(tool: str, known: Carried) -> bool:
     """Whether the suggested policy can name this tool: its upstream is known, and its name is no pattern."""
     if not is_name(tool):
         return False
-    return known.policy.plan(tool) is not None if known.policy is not None else tool.startswith("local.")
+    if known.policy is not None:
+        return known.policy.plan(tool) is not None
+    group, _, operation = tool.partition(".")
+    return group == "local" and is_operation(operation, over_http=False)
 
 
 def _with_fallbacks(tool: str, known: Carried) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,18 @@ _READERS = frozenset(
      "retrieve", "peek"}
 )  # fmt: skip
 _WRITERS = frozenset(
-    {"add", "append", "apply", "approve", "archive", "assign", "book", "buy", "cancel", "charge", "clear", "close",
-     "commit", "create", "delete", "deploy", "drop", "edit", "email", "execute", "grant", "insert", "invite", "kill",
-     "make", "merge", "modify", "move", "notify", "open", "order", "patch", "pay", "post", "publish", "push", "put",
-     "refund", "reject", "remove", "rename", "replace", "reset", "restart", "revoke", "run", "save", "schedule", "sell",
-     "send", "set", "start", "stop", "store", "submit", "transfer", "truncate", "update", "upload", "upsert", "write"}
+    {"add", "append", "cancel", "create", "delete", "deploy", "drop", "execute", "insert", "kill", "merge", "modify",
+     "move", "pay", "refund", "remove", "rename", "replace", "reset", "restart", "revoke", "run", "save", "send",
+     "set", "stop", "submit", "truncate", "update", "upload", "upsert", "write"}
 )  # fmt: skip
+"""Wherever they stand in a name."""
+_FIRST_WRITERS = frozenset(
+    {"apply", "approve", "archive", "assign", "book", "buy", "charge", "clear", "close", "commit", "edit", "email",
+     "grant", "invite", "make", "notify", "open", "order", "patch", "post", "publish", "push", "put", "reject",
+     "schedule", "sell", "start", "store", "transfer"}
+)  # fmt: skip
+"""Where they begin a name, or follow an "and": elsewhere they may be nouns, as in ``get_order``."""
+_JOINS = frozenset({"and", "or", "then"})
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _BY_METHOD = {
     "GET": "read", "HEAD": "read", "PUT": "idempotent", "DELETE": "idempotent", "POST": "write", "PATCH": "write",
@@ -43,17 +50,25 @@ class Guess:
     why: str
 
 
-def effect(operation: str, method: str) -> Guess:
+def effect(operation: str, method: str, declares: Set[str] = frozenset()) -> Guess:
     """What repeating the tool would do. ``method`` is that of its HTTP template, empty where it has none that is
-    written. In doubt a write: a write is never repeated once it may have run."""
+    written, ``declares`` what its own annotations claim. In doubt a write: a write is never repeated once it may have
+    run."""
     if method:
         return Guess(_BY_METHOD[method], f"its method is {method}")
     words = [word.lower() for word in _WORD.findall(operation)]
-    writer = next((word for word in words if word in _WRITERS), "")
-    if writer:
+    if writer := next((word for word in words if word in _WRITERS), ""):
         return Guess("write", f"'{writer}' in its name")
-    if words and words[0] in _READERS:
-        return Guess("read", f"its name begins with '{words[0]}'")
+    if len(declares) == 1:
+        (claim,) = declares
+        return Guess(claim, f"its own annotations say {claim}")
+    if declares:
+        return Guess("write", "its own annotations say now this, now that")
+    firsts = [word for n, word in enumerate(words) if n == 0 or words[n - 1] in _JOINS]
+    if writer := next((word for word in firsts if word in _FIRST_WRITERS), ""):
+        return Guess("write", f"'{writer}' in its name")
+    if firsts and firsts[0] in _READERS:
+        return Guess("read", f"its name begins with '{firsts[0]}'")
     return Guess("write", "its name does not tell; a write is never repeated once it may have run")
 
 

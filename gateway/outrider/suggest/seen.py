@@ -22,6 +22,7 @@ UPSTREAM_FAULTS = frozenset({"connect", "reset", "timeout", "protocol"})
 BREAKER_STATUSES = frozenset({500, 502, 503, 504})
 OF_THE_AGENT = frozenset({"agent_undeclared", "tool_drifted", "run_limit", "runaway"})
 """What a section that is carried over goes on to refuse, whatever the rules say."""
+CLAIMS = frozenset({"read", "idempotent", "write"})
 BY_RULE = frozenset({"denied", "no_rule", "approval_unavailable"})
 
 Record = Mapping[str, Any]
@@ -35,7 +36,7 @@ class Tool:
 
     name: str
     upstream: str = ""
-    effects: set[str] = field(default_factory=set)
+    declares: set[str] = field(default_factory=set)  # what its own annotations claim
     calls: int = 0
     attempts: int = 0
     failed: int = 0
@@ -142,6 +143,10 @@ def _received(found: Seen, record: Record) -> None:
         tool.calls += 1
         if len(tool.agents) < MAX_AGENTS:
             tool.agents.add(_name(record))
+        data = record.get("data")
+        claim = data.get("declares") if isinstance(data, dict) else None
+        if claim in CLAIMS:
+            tool.declares.add(str(claim))
 
 
 def _decided(found: Seen, record: Record) -> None:
@@ -190,8 +195,6 @@ def _started(found: Seen, record: Record) -> None:
     if tool is not None:
         tool.attempts += 1
         tool.upstream = upstream
-        if record.get("effect"):
-            tool.effects.add(str(record["effect"]))
     if place is None:
         return
     place.attempts += 1

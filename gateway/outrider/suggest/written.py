@@ -198,7 +198,7 @@ def _guessed(tool: Tool, known: Carried, *, careful: bool) -> Iterator[tuple[str
     assert plan is not None, "the tool is callable"
     if not known.says(tool.name, "effect") and known.defaults.get("effect", "write") == "write":
         method = plan.http.method if "http.method" in plan.sources else ""
-        yield "effect", _noted(guesses.effect(tool.name.partition(".")[2], method))
+        yield "effect", _noted(guesses.effect(tool.name.partition(".")[2], method, tool.declares))
     if known.says(tool.name, "timeouts") or plan.composite:
         return
     default_s = plan.timeouts.per_try_s
