@@ -44,11 +44,6 @@ class Pulse:
         at = self._second % SECONDS
         return [list(counts) for counts in (*self._ring[at + 1 :], *self._ring[:at])]
 
-    def since(self, second: int, now: float) -> list[Counts]:
-        """The seconds that are over and come after ``second``, at most the whole history."""
-        missing = self.ended_before(now) - second
-        return self.history(now)[-missing:] if missing > 0 else []
-
     def ended_before(self, now: float) -> int:
         """The last second that is over."""
         second = int(now)

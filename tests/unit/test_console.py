@@ -11,16 +11,19 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from outrider import clock
 from outrider.calls import Call
-from outrider.console.board import Board, changes
+from outrider.console.board import TAIL, Board, changes
+from outrider.console.fleet import Merger, Sheet, added, sheet
 from outrider.console.live import MAX_READERS, TROUBLE, Live, TooMany
-from outrider.console.rows import MAX_AGENTS, MAX_TEXT, agents, events, text, upstreams
+from outrider.console.rows import KILL, MAX_AGENTS, MAX_TEXT, SHAPES, agents, events, text, upstreams
 from outrider.console.sessions import FAILURES, IDLE_S, LASTS_S, MAX_SESSIONS, Sessions
 from outrider.control.console import DESK, HEADER, SAFE
 from outrider.ledger.record import Event, EventType
-from outrider.pulse import WORDS, Pulse
+from outrider.pulse import WORDS
 from outrider.settings import Address, Settings
 from outrider.sidecar import Sidecar
 
@@ -32,6 +35,13 @@ rules:
   - {name: none, tools: ["*"], then: deny, reason: nothing is allowed here}
 """
 Message = tuple[str, dict[str, Any]]
+SCALAR = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)
+WORD = st.sampled_from(
+    ["tables", "agents", "kills", "name", "id", "pulse", "second", "head", "counts", "rank", "words"]
+)
+JSON = st.recursive(
+    SCALAR, lambda one: st.lists(one, max_size=5) | st.dictionaries(WORD, one, max_size=5), max_leaves=30
+)
 
 
 class Browser:
@@ -283,14 +293,21 @@ async def test_every_call_is_counted_once_however_a_page_reads(browser: Browser)
     for n in range(7):
         await call(browser, f"a{n}")
     async with browser.events() as messages, asyncio.timeout(20):
-        refused = 0
+        counted: dict[int, int] = {}
         for _ in range(5):
             await call(browser, "later")
-            _, message = await anext(messages)
-            refused += sum(counts[WORDS.index("refused")] for counts in message["pulse"])
-        while refused < 12:
-            refused += sum(counts[WORDS.index("refused")] for counts in (await anext(messages))[1]["pulse"])
-        assert refused == 12
+            take(counted, (await anext(messages))[1])
+        while sum(counted.values()) < 12:
+            take(counted, (await anext(messages))[1])
+        take(counted, (await anext(messages))[1])
+        assert sum(counted.values()) == 12
+
+
+def take(counted: dict[int, int], message: dict[str, Any]) -> None:
+    """As the page does: by second, so that what is told again is not counted again."""
+    first = message["second"] - len(message["pulse"]) + 1
+    for second, counts in enumerate(message["pulse"], first):
+        counted[second] = counts[WORDS.index("refused")]
 
 
 async def test_a_token_reads_the_stream_too(browser: Browser) -> None:
@@ -362,7 +379,7 @@ async def test_the_board_is_read_once_for_all_and_not_at_all_for_none() -> None:
         reads += 1
         return Board({"n": reads}, {})
 
-    live = Live(read, Pulse())
+    live = Live(read)
     await asyncio.sleep(10)
     assert reads == 0
     with live.reader() as one, live.reader() as other:
@@ -384,7 +401,7 @@ async def test_a_reader_that_missed_a_change_gets_the_whole_again() -> None:
     async def read() -> Board:
         return Board({"at": clock.monotonic()}, {})
 
-    live = Live(read, Pulse())
+    live = Live(read)
     with live.reader() as slow:
         await slow.next()
         await asyncio.sleep(3.5)
@@ -404,7 +421,7 @@ async def test_a_board_that_cannot_be_read_is_told_and_one_that_hangs_too() -> N
             raise RuntimeError("a fault")
         return Board({"trouble": "", "n": 1}, {"agents": {"/a": {"name": "a"}}})
 
-    live = Live(read, Pulse())
+    live = Live(read)
     with live.reader() as reader:
         await reader.next()
         trouble.append("fault")
@@ -419,8 +436,16 @@ def test_only_what_differs_is_told() -> None:
     """New rows, changed rows, gone rows."""
     before = Board({"a": 1}, {"t": {"1": {"x": 1}, "2": {"x": 2}, "3": {"x": 3}}, "u": {}})
     after = Board({"a": 1}, {"t": {"1": {"x": 1}, "2": {"x": 5}, "4": {"x": 4}}, "u": {}})
-    assert changes(before, after) == {"tables": {"t": {"set": {"2": {"x": 5}, "4": {"x": 4}}, "gone": ["3"]}}}
-    assert changes(after, after) == {"tables": {}}
+    assert changes(before, after)["tables"] == {"t": {"set": {"2": {"x": 5}, "4": {"x": 4}}, "gone": ["3"]}}
+    assert changes(after, after) == {"tables": {}, "second": 0, "pulse": []}
+
+
+def test_the_last_seconds_are_told_again_and_none_is_left_out() -> None:
+    """What peers counted is learnt a little later; a board that was not read for long makes up for it."""
+    history = [[n, 0, 0, 0, 0] for n in range(100)]
+    soon = changes(Board({}, {}, 99, history), Board({}, {}, 100, history))
+    assert (soon["second"], soon["pulse"]) == (100, history[-TAIL:])
+    assert changes(Board({}, {}, 60, history), Board({}, {}, 100, history))["pulse"] == history[-40:]
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -434,17 +459,39 @@ def test_text_is_short_and_can_be_sent() -> None:
     assert text("<b>\u202e") == "<b>\u202e"
 
 
-def listed(name: str, state: str = "seen") -> dict[str, Any]:
+def listed(name: str, standing: str = "seen", **more: Any) -> dict[str, Any]:
     counts = {"calls": 0, "failures": 0, "refused": 0, "in_flight": 0}
     words = {"framework": "", "owner": "", "asserted": True, "instances": [], "tools": [], "last_seen": ""}
-    return {"name": name, "state": state} | counts | words
+    known = {"state": "seen", "observed": None, "declared": None, "quarantined": False, "drift": []}
+    return {"name": name, "standing": standing} | counts | words | known | more
 
 
 def test_agents_that_need_a_look_are_never_those_left_out() -> None:
     """A lost one is shown though its name comes last."""
-    table = agents([*(listed(f"a{n}") for n in range(MAX_AGENTS)), listed("zz", "lost")])
+    table = agents([*(listed(f"a{n}") for n in range(MAX_AGENTS)), listed("zz", "lost", observed="lost")], "")
     assert len(table) == MAX_AGENTS
     assert next(iter(table)) == "/zz"
+
+
+def test_what_is_wrong_with_an_agent_is_said_and_the_worst_of_it_comes_first() -> None:
+    """Undeclared before lost before degraded."""
+    table = agents(
+        [
+            listed("fine", declared=True),
+            listed("ill", "degraded", observed="degraded"),
+            listed("gone", "lost", observed="lost"),
+            listed("nobody", "ready", declared=False, drift=["x"]),
+            listed("wild", "killed", observed="lost", declared=False, quarantined=True),
+        ],
+        "",
+    )
+    assert [(row["name"], row["state"], row["words"]) for row in table.values()] == [
+        ("nobody", "ready", ["undeclared", "drifted"]),
+        ("wild", "killed", ["undeclared", "quarantined", "lost"]),
+        ("gone", "lost", []),
+        ("ill", "degraded", []),
+        ("fine", "seen", []),
+    ]
 
 
 def test_a_broken_function_of_one_agent_is_a_row_of_its_own() -> None:
@@ -456,14 +503,14 @@ def test_a_broken_function_of_one_agent_is_a_row_of_its_own() -> None:
 
     home = {"name": "local", "kind": "local", "probed": False, "health": {"ready": True}}
     domains = [domain("local/a/x", "closed"), domain("local/b/y", "open")]
-    table = upstreams([home | {"domains": domains}])
+    table = upstreams([home | {"domains": domains}], "")
     assert [(row["name"], row["breaker"]) for row in table.values()] == [("local", "closed"), ("local/b/y", "open")]
     assert table["/local"]["held"] == 2
 
 
 def test_a_record_that_is_damaged_is_a_row_all_the_same() -> None:
     """Whoever looks at the page sees that something is there."""
-    assert events([{"«damaged»": "x", "hash": "y"}])["/0"]["type"] == ""
+    assert events([{"«damaged»": "x", "hash": "y"}], "")["/0"]["type"] == ""
 
 
 async def test_the_last_events_are_ends_and_changes_not_steps(browser: Browser) -> None:
@@ -477,3 +524,53 @@ async def test_the_last_events_are_ends_and_changes_not_steps(browser: Browser) 
     kinds = [row["type"] for row in board["tables"]["events"].values()]
     assert kinds.count("call.refused") == 3
     assert "call.received" not in kinds
+
+
+# ── of several sidecars ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def own_board(name: str, agent: str, second: int, counted: int) -> Board:
+    tables = {word: {} for word in SHAPES} | {"agents": agents([listed(agent)], name)}
+    kill = dict.fromkeys(KILL, "k") | {"sidecar": name, "id": "one", "durable": True}
+    counts = {"agents": 1, "calls": 0, "upstreams": 0, "kills": 1}
+    return Board(
+        {"counts": counts}, tables | {"kills": {f"{name}/one": kill}}, second, [[0] * 5, [counted, 0, 0, 0, 0]]
+    )
+
+
+def over_the_wire(sheet: Sheet) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(sheet.as_dict()))
+    return told
+
+
+def test_the_boards_of_several_sidecars_are_one() -> None:
+    """Agents of each, a kill once, counts summed."""
+    there = sheet("b", over_the_wire(Sheet("b", "boot", own_board("", "bob", 7, 3))))
+    merged = Merger().boards(own_board("a", "ann", 100, 2), [there], {})
+    assert list(merged.tables["agents"]) == ["a/ann", "b/bob"]
+    assert list(merged.tables["kills"]) == ["/one"]
+    assert merged.head["counts"] == {"agents": 2, "calls": 0, "upstreams": 0, "kills": 1}
+
+
+def test_the_seconds_of_a_peer_are_laid_over_ours_the_same_way_each_time() -> None:
+    """Its answer may come a little sooner or later; no call moves to another second for that."""
+    merger, own = Merger(), own_board("a", "ann", 100, 2)
+    first = merger.pulse(100, [Sheet("b", "boot", own_board("b", "bob", 7, 3))])
+    assert added(own, first).pulse[-1] == [5, 0, 0, 0, 0]
+    later = merger.pulse(102, [Sheet("b", "boot", own_board("b", "bob", 8, 4))])
+    assert later == {101: [4, 0, 0, 0, 0]}
+    anew = merger.pulse(103, [Sheet("b", "another boot", own_board("b", "bob", 1, 9))])
+    assert anew == {103: [9, 0, 0, 0, 0]}
+
+
+@given(given=JSON)
+def test_nothing_that_a_peer_says_breaks_the_page(given: Any) -> None:
+    """Whatever it is, it becomes rows of our own shapes, or nothing."""
+    told = sheet("b", given if isinstance(given, dict) else {"tables": given, "pulse": given, "head": given})
+    for name, shape in SHAPES.items():
+        for row in told.board.tables[name].values():
+            assert {key: type(value) for key, value in row.items()} == {
+                key: type(value) for key, value in shape.items()
+            }
+    assert all(len(counts) == len(WORDS) for counts in told.board.pulse)
+    json.dumps(Merger().boards(own_board("a", "ann", 100, 2), [told], {}).tables)

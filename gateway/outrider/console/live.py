@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from outrider import clock
-from outrider.console.board import Board, changes
-from outrider.pulse import WORDS, Counts, Pulse
+from outrider.console.board import Board, changes, whole
+from outrider.pulse import WORDS
 
 log = logging.getLogger("outrider.console")
 
@@ -36,15 +36,13 @@ class TooMany(Exception):
 
 
 class Frame:
-    """The board at one moment. ``second`` is the last one whose calls are counted; ``whole`` is made for whoever needs
-    it first."""
+    """The board at one moment; ``change`` leads to it from the one before, ``whole`` is made when somebody needs it."""
 
-    __slots__ = ("board", "change", "number", "second", "whole")
+    __slots__ = ("board", "change", "number", "whole")
 
-    def __init__(self, number: int, board: Board, second: int, change: bytes) -> None:
+    def __init__(self, number: int, board: Board, change: bytes) -> None:
         self.number = number
         self.board = board
-        self.second = second
         self.change = change
         self.whole = b""
 
@@ -52,9 +50,8 @@ class Frame:
 class Live:
     """One for a sidecar; a reader for each page."""
 
-    def __init__(self, read: Read, pulse: Pulse) -> None:
+    def __init__(self, read: Read) -> None:
         self._read = read
-        self._pulse = pulse
         self._frame: Frame | None = None
         self._turned = asyncio.Event()
         self._ticking: asyncio.Task[None] | None = None
@@ -97,28 +94,20 @@ class Live:
         except Exception:  # the page says so, and keeps what it had
             log.exception("the console's board cannot be read")
             before = self._frame.board if self._frame is not None else Board({}, {})
-            return Board(before.head | {"trouble": TROUBLE}, before.tables)
+            return Board(before.head | {"trouble": TROUBLE}, before.tables, before.second, before.pulse)
 
     def _publish(self, board: Board) -> None:
-        before, now = self._frame, clock.monotonic()
-        second = self._pulse.ended_before(now)
+        before = self._frame
         self._numbers += 1
-        change = b""
-        if before is not None:
-            columns = self._pulse.since(before.second, now)
-            change = _message("change", self._numbers, columns, changes(before.board, board))
-        self._frame = Frame(self._numbers, board, second, change)
+        change = b"" if before is None else _message("change", self._numbers, changes(before.board, board))
+        self._frame = Frame(self._numbers, board, change)
         turned, self._turned = self._turned, asyncio.Event()
         turned.set()
 
     def whole(self, frame: Frame) -> bytes:
         """Everything, for a page that has nothing yet or missed something."""
-        if frame.whole:
-            return frame.whole
-        now = clock.monotonic()
-        later = self._pulse.ended_before(now) - frame.second  # told with the next change
-        columns = self._pulse.history(now)[: -later or None]
-        frame.whole = _message("board", frame.number, columns, {"head": frame.board.head, "tables": frame.board.tables})
+        if not frame.whole:
+            frame.whole = _message("board", frame.number, whole(frame.board))
         return frame.whole
 
     async def after(self, number: int) -> Frame | None:
@@ -162,10 +151,10 @@ class Reader:
         return self._live.whole(frame) if missed or not frame.change else frame.change
 
 
-def _message(kind: str, number: int, columns: list[Counts], more: dict[str, Any]) -> bytes:
+def _message(kind: str, number: int, told: dict[str, Any]) -> bytes:
     """One server-sent event. JSON is one line, so it is one line of data."""
     now_ms = int(clock.wall() * 1000)
-    body = {"number": number, "now": now_ms, "words": WORDS, "pulse": columns, **more}
+    body = {"number": number, "now": now_ms, "words": WORDS, **told}
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), _encode(body))
 
 

@@ -27,39 +27,50 @@ def text(value: object) -> str:
     return told.encode("utf-8", "replace").decode()
 
 
-def _table(rows: Iterable[Row], key: str) -> Table:
+def table(rows: Iterable[Row], key: str) -> Table:
     """By sidecar and key: the same agent may be at several sidecars."""
     return {f"{row['sidecar']}/{row[key]}": row for row in rows}
 
 
-def _home(listed: Row) -> str:
-    return text(listed.get("sidecar"))
-
-
 # ── agents ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-NEEDS_A_LOOK = ("lost",)
+NEEDS_A_LOOK = ("undeclared", "quarantined", "drifted", "lost", "degraded")
 """Words about an agent that a person should see first, the most urgent first."""
+AGENT: Row = {
+    "sidecar": "", "name": "", "state": "", "rank": 0, "words": [], "framework": "", "owner": "", "asserted": True,
+    "processes": 0, "tools": 0, "calls": 0, "failures": 0, "refused": 0, "in_flight": 0, "last_seen": "",
+}  # fmt: skip
 
 
-def agents(listed: list[Row]) -> Table:
+def agents(listed: list[Row], home: str) -> Table:
     """Those that need a look first; what does not fit is left out at the end."""
-    rows = sorted((_agent(one) for one in listed), key=lambda row: (row["rank"], row["name"]))
-    return _table(rows[:MAX_AGENTS], "name")
+    return first_agents(_agent(one, home) for one in listed)
 
 
-def _agent(one: Row) -> Row:
-    words = [word for word in NEEDS_A_LOOK if word == one["state"]]
-    running = [instance for instance in one["instances"] if instance["state"] == "connected"]
+def first_agents(rows: Iterable[Row]) -> Table:
+    """The most urgent ones, so many."""
+    return table(sorted(rows, key=lambda row: (row["rank"], row["name"]))[:MAX_AGENTS], "name")
+
+
+def _agent(one: Row, home: str) -> Row:
+    said = {
+        "undeclared": one["declared"] is False,
+        "quarantined": one["quarantined"],
+        "drifted": bool(one["drift"]),
+        "lost": "lost" in (one["observed"], one["state"]),
+        "degraded": one["observed"] == "degraded",
+    }
+    words = [word for word in NEEDS_A_LOOK if said[word]]
     return {
-        "sidecar": _home(one),
+        "sidecar": home,
         "name": text(one["name"]),
-        "state": text(one["state"]),
+        "state": text(one["standing"]),
         "rank": NEEDS_A_LOOK.index(words[0]) if words else len(NEEDS_A_LOOK),
+        "words": [word for word in words if word != one["standing"]],
         "framework": text(one["framework"]),
         "owner": text(one["owner"]),
         "asserted": one["asserted"],
-        "processes": len(running),
+        "processes": sum(instance["state"] == "connected" for instance in one["instances"]),
         "tools": len(one["tools"]),
         "calls": one["calls"],
         "failures": one["failures"],
@@ -72,11 +83,17 @@ def _agent(one: Row) -> Row:
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def calls(listed: list[Row]) -> Table:
+CALL: Row = {
+    "sidecar": "", "id": "", "tool": "", "agent": "", "run": "", "attempts": 0, "sent": False, "since": "",
+    "stopping": "",
+}  # fmt: skip
+
+
+def calls(listed: list[Row], home: str) -> Table:
     """The oldest first: those that hang are among them."""
     rows = (
         {
-            "sidecar": _home(one),
+            "sidecar": home,
             "id": text(one["call_id"]),
             "tool": text(one["tool"]),
             "agent": text(one["agent"]),
@@ -88,24 +105,30 @@ def calls(listed: list[Row]) -> Table:
         }
         for one in listed[:MAX_CALLS]
     )
-    return _table(rows, "id")
+    return table(rows, "id")
 
 
 # ── upstreams ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def upstreams(listed: list[Row]) -> Table:
+UPSTREAM: Row = {
+    "sidecar": "", "name": "", "kind": "", "probed": False, "ready": True, "last": "", "breaker": "", "opened": 0,
+    "breakers": {}, "held": 0, "waiting": 0,
+}  # fmt: skip
+
+
+def upstreams(listed: list[Row], home: str) -> Table:
     """One row an upstream, and one for each of its other fault domains whose breaker does not let every call pass."""
-    rows = [row for one in listed for row in _upstream(one)]
-    return _table(rows, "name")
+    rows = [row for one in listed for row in _upstream(one, home)]
+    return table(rows, "name")
 
 
-def _upstream(one: Row) -> Iterator[Row]:
+def _upstream(one: Row, home: str) -> Iterator[Row]:
     health, domains = one["health"], one["domains"]
     states = Counter(domain["breaker"]["state"] for domain in domains)
     own = len(domains) == 1 and domains[0]["key"] == one["name"]
     yield {
-        "sidecar": _home(one),
+        "sidecar": home,
         "name": text(one["name"]),
         "kind": one["kind"],
         "probed": one["probed"],
@@ -119,12 +142,12 @@ def _upstream(one: Row) -> Iterator[Row]:
     }
     if not own:
         broken = [domain for domain in domains if domain["breaker"]["state"] != CALM]
-        yield from (_domain(one, domain) for domain in broken[:MAX_DOMAINS])
+        yield from (_domain(domain, home) for domain in broken[:MAX_DOMAINS])
 
 
-def _domain(one: Row, domain: Row) -> Row:
+def _domain(domain: Row, home: str) -> Row:
     return {
-        "sidecar": _home(one),
+        "sidecar": home,
         "name": text(domain["key"]),
         "kind": "domain",
         "probed": False,
@@ -141,27 +164,37 @@ def _domain(one: Row, domain: Row) -> Row:
 # ── kills and events ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def kills(listed: list[Row]) -> Table:
+KILL: Row = {
+    "sidecar": "", "durable": True, "id": "", "scope": "", "reason": "", "by": "", "engaged_at": "", "expires_at": "",
+}  # fmt: skip
+EVENT: Row = {
+    "sidecar": "", "seq": 0, "at": "", "agent": "", "attempts": 0, "told": "", "type": "", "tool": "", "outcome": "",
+    "code": "", "rule": "", "actor": "", "call_id": "", "run_id": "",
+}  # fmt: skip
+SHAPES: dict[str, Row] = {"agents": AGENT, "calls": CALL, "upstreams": UPSTREAM, "kills": KILL, "events": EVENT}
+
+
+def kills(listed: list[Row], home: str) -> Table:
     """The newest first."""
     rows = (
-        {"sidecar": _home(one), "durable": one["durable"]}
+        {"sidecar": home, "durable": one["durable"]}
         | {word: text(one[word]) for word in ("id", "scope", "reason", "by", "engaged_at", "expires_at")}
         for one in listed[: -MAX_KILLS - 1 : -1]
     )
-    return _table(rows, "id")
+    return table(rows, "id")
 
 
-def events(records: list[Row]) -> Table:
+def events(records: list[Row], home: str) -> Table:
     """Records of the ledger."""
-    return _table((_event(record) for record in records), "seq")
+    return table((_event(record, home) for record in records), "seq")
 
 
-def _event(record: Row) -> Row:
+def _event(record: Row, home: str) -> Row:
     data = record.get("data", {})
     told = record.get("reason") or record.get("detail") or data.get("scope") or ""
     words = ("type", "tool", "outcome", "code", "rule", "actor", "call_id", "run_id")
     return {
-        "sidecar": _home(record),
+        "sidecar": home,
         "seq": record.get("seq", 0),
         "at": text(record.get("ts")),
         "agent": text(record.get("agent", {}).get("name")),

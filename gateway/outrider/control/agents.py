@@ -23,19 +23,28 @@ from outrider.control.routes import Routes, by, to_its_end
 from outrider.control_bodies import AcceptBody, DrainBody, ReasonBody, read_body, refuse_unknown
 from outrider.errors import Code
 from outrider.http_common import json_response, problem_response
+from outrider.kills import Kill
 from outrider.services import Services
 
 
 def local_agents(services: Services) -> list[dict[str, Any]]:
     """The agents of this sidecar."""
-    return [_with_kills(services, row) for row in services.agents.snapshot()]
+    exact, others = _agent_kills(services)
+    return [_with_kills(row, exact, others) for row in services.agents.snapshot()]
 
 
-def _with_kills(services: Services, row: dict[str, Any]) -> dict[str, Any]:
+def _agent_kills(services: Services) -> tuple[dict[str, Kill], list[Kill]]:
+    """The kills of agents, by name, and those of many: a thousand agents are not compared with a thousand kills."""
+    kills = [kill for kill in services.kills.all() if kill.target.kind in ("global", "agent")]
+    exact = {kill.target.name: kill for kill in kills if kill.target.name and not kill.target.name.endswith("*")}
+    return exact, [kill for kill in kills if kill.target.name not in exact]
+
+
+def _with_kills(row: dict[str, Any], exact: dict[str, Kill], others: list[Kill]) -> dict[str, Any]:
     """``killed`` is not stored with the agent: the kill board is asked."""
     name = row["name"]
-    kills = [kill for kill in services.kills.all() if kill.target.kind in ("global", "agent")]
-    row["killed"] = [kill.id for kill in kills if kill.target.covers(name, "", "", "")]
+    named = [exact[name]] if name in exact else []
+    row["killed"] = [kill.id for kill in (*named, *(kill for kill in others if kill.target.covers(name, "", "", "")))]
     if row["killed"]:
         row["standing"] = "killed"
     return row
@@ -54,7 +63,7 @@ async def _agent(services: Services, request: web.Request) -> web.Response:
     except KeyError:
         return problem_response(Code.NOT_FOUND, f"No agent '{name[:80]}' was seen; GET /v1/agents lists them.")
     row["commanded"] = services.lifecycle.shown(name)
-    return json_response(_with_kills(services, row))
+    return json_response(_with_kills(row, *_agent_kills(services)))
 
 
 async def _command(command: Command, services: Services, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ GET    /v1/console/session        whether this browser is signed in
 POST   /v1/console/session        sign in with the admin token: a cookie
 DELETE /v1/console/session        sign out
 GET    /v1/events                 everything the page shows, as server-sent events
+GET    /v1/peer/board             for peers: what the page of this sidecar alone would show
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Desk:
         self.tokens = tokens
         self.sessions = Sessions()
         self.files = files.load()
-        self.live = Live(Reading(services).board, services.pulse)
+        self.reading = Reading(services)
+        self.live = Live(self.reading.board)
 
 
 DESK = web.AppKey("desk", Desk)
@@ -74,6 +76,7 @@ DESK = web.AppKey("desk", Desk)
 async def on_shutdown(app: web.Application) -> None:
     """The listener closes: open pages are told, and hold nothing up."""
     app[DESK].live.close()
+    await app[DESK].reading.close()
 
 
 # ── who may ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,6 +213,12 @@ def _end(reason: str) -> bytes:
     return b'event: end\ndata: {"reason": "%s"}\n\n' % reason.encode()
 
 
+async def _board(services: Services, request: web.Request) -> web.Response:
+    refuse_unknown(request.query)
+    sheet = await request.app[DESK].reading.sheet()
+    return json_response({"who": services.fleet.lines.own.as_dict(), "board": [sheet.as_dict()]})
+
+
 ROUTES: Routes = (
     ("GET", "/", _page),
     ("GET", "/console/{file}", _file),
@@ -217,4 +226,5 @@ ROUTES: Routes = (
     ("POST", "/v1/console/session", _sign_in),
     ("DELETE", "/v1/console/session", _sign_out),
     ("GET", "/v1/events", _events),
+    ("GET", "/v1/peer/board", _board),
 )

@@ -3,42 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
-from outrider import __version__
+from outrider import __version__, clock
 from outrider.console import rows
 from outrider.console.board import Board
+from outrider.console.fleet import HEAD, Merger, Sheet, added, fit, sheet
 from outrider.control.agents import local_agents
 from outrider.control.calls import local_calls
 from outrider.control.kills import local_kills
 from outrider.control.probes import unready
 from outrider.control.upstreams import local_upstreams
 from outrider.ledger import query
+from outrider.peers.lines import Heard
+from outrider.pulse import Counts
 from outrider.services import Services
 
 EVENTS = 60
 """Of the ledger's last records."""
 
 
-@dataclass(slots=True)
-class _Events:
-    """The last records, and how many were committed when they were read."""
-
-    committed: int = -1
-    table: rows.Table | None = None
+GATHER_EVERY_S = 2.0
+FRESH_S = 0.9
+"""A board this young is not read again: peers with open pages ask for it too."""
 
 
 class Reading:
-    """Reads the board; between its tables calls go on."""
+    """Reads the board; between its tables calls go on. Peers are asked in the background: one that hangs keeps nobody's
+    page from going on."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._events = _Events()
+        self._events: tuple[int, rows.Table] = (-1, {})
+        self._own: tuple[float, Board] | None = None
+        self._merger = Merger()
+        self._others: list[Sheet] = []
+        self._counted: dict[int, Counts] = {}
+        self._peers: rows.Table = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -GATHER_EVERY_S
 
     async def board(self) -> Board:
+        """Everybody's."""
+        own = await self.local()
+        if not self._services.fleet.settings:
+            return own
+        self._ask_soon()
+        return added(self._merger.boards(own, self._others, self._peers), self._counted)
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def sheet(self) -> Sheet:
+        """Ours, for a peer."""
+        return Sheet(self._home, self._services.store.incarnation, await self.local())
+
+    # ── ours ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _home(self) -> str:
+        """Empty where there are no others to tell it from."""
+        fleet = self._services.fleet
+        return rows.text(fleet.lines.own.sidecar) if fleet.settings else ""
+
+    async def local(self) -> Board:
+        """Of this sidecar."""
+        if self._own is not None and clock.monotonic() - self._own[0] < FRESH_S:
+            return self._own[1]
+        board = await self._look()
+        self._own = (clock.monotonic(), board)
+        return board
+
+    async def _look(self) -> Board:
         services = self._services
-        found: dict[str, list[dict[str, Any]]] = {}
+        counts: dict[str, int] = {}
         tables: dict[str, rows.Table] = {}
         for name, listed, shown in (
             ("agents", local_agents, rows.agents),
@@ -46,25 +86,58 @@ class Reading:
             ("upstreams", local_upstreams, rows.upstreams),
             ("kills", local_kills, rows.kills),
         ):
-            found[name] = listed(services)
-            tables[name] = shown(found[name])
+            found = listed(services)
+            counts[name] = len(found)
+            tables[name] = shown(found, self._home)
             await asyncio.sleep(0)
         tables["events"] = await self._last_events()
-        return Board(_head(services) | {"counts": {name: len(rows) for name, rows in found.items()}}, tables)
+        now = clock.monotonic()
+        head = _head(services) | {"counts": counts}
+        return Board(head, tables, services.pulse.ended_before(now), services.pulse.history(now))
 
     async def _last_events(self) -> rows.Table:
         """Read again only when something was committed."""
         committed = self._services.ledger.lag()["records"]
-        if self._events.table is None or committed != self._events.committed:
+        if committed != self._events[0]:
             records = await asyncio.to_thread(query.latest, self._services.settings.data, EVENTS)
-            self._events = _Events(committed, rows.events(records))
-        return self._events.table or {}
+            self._events = (committed, rows.events(records, self._home))
+        return self._events[1]
+
+    # ── theirs ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ask_soon(self) -> None:
+        now = clock.monotonic()
+        busy = self._asking is not None and not self._asking.done()
+        if not busy and now - self._asked_at >= GATHER_EVERY_S:
+            self._asked_at = now
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    async def _ask(self) -> None:
+        heard = await self._services.fleet.lines.gather("board")
+        self._others = [sheet(one.name, said) for one in heard for said in one.body.get("board", ())[:1]]
+        self._counted = self._merger.pulse(self._services.pulse.ended_before(clock.monotonic()), self._others)
+        known = {one.sidecar: one for one in self._others}
+        self._peers = rows.table((_peer(one, known.get(rows.text(one.name))) for one in heard), "peer")
+
+
+def _peer(heard: Heard, told: Sheet | None) -> rows.Row:
+    head = fit({}, HEAD) if told is None else told.board.head
+    return {
+        "sidecar": rows.text(heard.name),
+        "peer": rows.text(heard.peer),
+        "answered": heard.answered,
+        "error": rows.text(heard.error),
+        "version": head["version"],
+        "unready": head["unready"],
+    }
 
 
 def _head(services: Services) -> dict[str, Any]:
     policies, ledger = services.policies, services.ledger
     return {
         "version": __version__,
+        "sidecar": rows.text(services.fleet.lines.own.sidecar),
+        "fleet": bool(services.fleet.settings),
         "unready": unready(services),
         "policy": {
             "name": rows.text(policies.current.name),

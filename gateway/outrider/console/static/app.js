@@ -4,7 +4,7 @@ import { Feed } from "./feed.js";
 import { KillDialog } from "./kill.js";
 import { Plot, bars } from "./plot.js";
 import { el, localTime, number, renewAges, share, shown } from "./text.js";
-import { agentsTable, callsTable, eventsTable, killsTable, stops, upstreamsTable } from "./views.js";
+import { agentsTable, callsTable, eventsTable, killsTable, sidecarsTable, upstreamsTable } from "./views.js";
 
 const by = (id) => document.getElementById(id);
 const WORDS = { ok: "ok", saved: "saved by retries", failed: "failed", unknown: "may have run", refused: "refused" };
@@ -106,6 +106,9 @@ function drawAlarms() {
     if (head.unready) told.push(["bad", `This sidecar takes no calls: ${head.unready}.`]);
     else if (!head.ledger.healthy) told.push(["bad", `The ledger cannot be written: ${head.ledger.trouble}`]);
     if (head.policy.rejected.length) told.push(["warn", `The changed policy is refused, the one before stays: ${head.policy.rejected[0]}`]);
+    for (const other of board.tables.sidecars?.values() ?? []) {
+      if (!other.answered) told.push(["bad", `The sidecar ${other.sidecar} does not answer: what runs there is not shown.`]);
+    }
     const everything = [...board.tables.kills.values()].find((kill) => kill.scope === "global");
     if (everything) told.push(["bad", `Everything is stopped: ${everything.reason}`]);
   }
@@ -123,6 +126,7 @@ const tables = {
   calls: callsTable(by("calls"), kill),
   upstreams: upstreamsTable(by("upstreams"), kill),
   kills: killsTable(by("kills")),
+  sidecars: sidecarsTable(by("sidecars")),
   events: eventsTable(by("events")),
 };
 const callsPlot = new Plot(by("plot-calls"), ["ok", "saved", "refused", "unknown", "failed"]);
@@ -133,21 +137,13 @@ let drawn = null;
 
 function draw() {
   const { head } = board;
-  by("about").replaceChildren("policy ", el("bdi", "", { title: head.policy.digest }, shown(head.policy.name)), ` · ${head.version}`);
+  by("about").replaceChildren("policy ", el("bdi", "", { title: head.policy.digest }, shown(head.policy.name)), ` · ${head.version}`,
+    ...(head.fleet ? [" · ", el("bdi", "", {}, shown(head.sidecar))] : []));
   drawPlots();
-  markStopped(board.tables);
-  for (const [name, table] of Object.entries(tables)) table.update(board.tables[name], head.counts[name]);
+  by("sidecars").hidden = !head.fleet;
+  for (const [name, table] of Object.entries(tables)) table.update(board.tables[name] ?? new Map(), head.counts[name]);
   setState("live");
   renewAges(Date.now() + board.ahead);
-}
-
-// A kill is told of an agent on the agent's own row too.
-function markStopped({ agents, kills }) {
-  const scopes = [...kills.values()].map((kill) => kill.scope);
-  for (const [key, row] of agents) {
-    const stopped = scopes.some((scope) => stops(scope, row.name));
-    if (Boolean(row.stopped) !== stopped) agents.set(key, { ...row, stopped });
-  }
 }
 
 function drawPlots() {

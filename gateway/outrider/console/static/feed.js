@@ -105,7 +105,7 @@ class Silence {
 function whole(told) {
   const tables = {};
   for (const [name, rows] of Object.entries(told.tables)) tables[name] = new Map(Object.entries(rows));
-  return { head: told.head, tables, words: told.words, pulse: told.pulse, ...times(told) };
+  return { head: told.head, tables, words: told.words, pulse: told.pulse, second: told.second, ...times(told) };
 }
 
 function apply(board, told) {
@@ -115,9 +115,15 @@ function apply(board, told) {
     for (const key of change.gone) table.delete(key);
     for (const [key, row] of Object.entries(change.set)) table.set(key, row);
   }
-  board.pulse.push(...told.pulse);
-  board.pulse.splice(0, board.pulse.length - KEPT_SECONDS);
+  overlay(board, told);
   Object.assign(board, times(told));
+}
+
+// The last seconds are told again with every change: what other sidecars counted in them comes a little later.
+function overlay(board, told) {
+  for (; board.second < told.second; board.second += 1) board.pulse.push(board.words.map(() => 0));
+  board.pulse.splice(board.pulse.length - told.pulse.length, told.pulse.length, ...told.pulse);
+  board.pulse.splice(0, board.pulse.length - KEPT_SECONDS);
 }
 
 // Ages are by the sidecar's clock, whatever this machine's says.

@@ -160,7 +160,7 @@ export class KillDialog {
       el("p", "help", {}, `In ${number(Math.round(receipt.took_ms))} ms. Calls that were under way: ${number(never + completed + unknown)}.`),
       el("dl", "counts", {}, ...tally("never ran", never, "calm"), ...tally("completed", completed, "calm"), ...tally("may have run", unknown, unknown ? "warn" : "calm")),
       ...warnings(receipt),
-      calls(receipt.calls),
+      calls(receipt.peers?.length ? receipt.calls : receipt.calls.map((call) => ({ ...call, sidecar: "" }))),
       el("p", "help", {}, "To lift it: ", el("code", "", {}, `outrider revive ${receipt.id} --reason "…"`)),
       el("div", "actions", {}, close),
     ];
@@ -178,15 +178,20 @@ function tally(word, count, tone) {
 function warnings(receipt) {
   const told = [];
   if (receipt.counts.unknown) told.push("What may have run is not known to have stopped: look it up before it is tried again.");
+  for (const peer of receipt.peers ?? []) {
+    if (!peer.answered) told.push(`The sidecar ${shown(peer.sidecar ?? peer.peer)} did not answer (${shown(peer.error)}): what runs there may go on. It is told as soon as it answers.`);
+  }
   if (!receipt.durable) told.push("This stop is in force, and not yet on disk: a restart before it is written forgets it.");
   return told.map((sentence) => el("p", "warning", { role: "alert" }, sentence));
 }
+
+const receiptAt = (call) => (call.sidecar ? el("span", "by", { title: shown(call.sidecar) }, " at ", el("bdi", "", {}, shown(call.sidecar))) : null);
 
 function calls(listed) {
   if (!listed.length) return null;
   const words = { not_executed: "never ran", completed: "completed", unknown: "may have run" };
   const lines = listed.slice(0, LISTED).map((call) =>
-    el("li", "", {}, named(call.tool), el("span", "by", {}, " by "), named(call.agent), el("span", `word ${call.result}`, {}, words[call.result] ?? call.result)));
+    el("li", "", {}, named(call.tool), el("span", "by", {}, " by "), named(call.agent), receiptAt(call), el("span", `word ${call.result}`, {}, words[call.result] ?? call.result)));
   const rest = listed.length - lines.length;
   return el("ul", "receipt-calls", {}, ...lines, rest > 0 ? el("li", "help", {}, `and ${number(rest)} more; the ledger has them all`) : null);
 }

@@ -18,22 +18,19 @@ const dim = (value) => el("span", value ? "" : "zero", {}, number(value));
 
 // ── agents ──
 
-// Whether a kill covers an agent; the words of a scope are those of `outrider kill`.
-export function stops(scope, agent) {
-  if (scope === "global") return true;
-  if (!scope.startsWith("agent:")) return false;
-  const name = scope.slice("agent:".length);
-  return name.endsWith("*") ? agent.startsWith(name.slice(0, -1)) : agent === name;
-}
+const AGENT_TONE = { connected: "good", ready: "good", degraded: "warn", lost: "bad", killed: "bad", retired: "bad",
+  cordoned: "warn", paused: "warn", draining: "warn", undeclared: "bad", quarantined: "warn", drifted: "warn" };
 
 function agentState(row) {
-  return row.stopped ? pill("stopped", "bad") : pill(row.state, AGENT_TONE[row.state] ?? "plain");
+  return el("span", "pills", {}, ...[row.state, ...row.words].map((word) =>
+    pill(word === "killed" ? "stopped" : shown(word), AGENT_TONE[word] ?? "plain")));
 }
 
-const AGENT_TONE = { connected: "good", seen: "plain", left: "plain", lost: "bad" };
+// Which sidecar a row is of, where there are several.
+const at = (row) => (row.sidecar ? `at ${shown(row.sidecar)}` : "");
 
 function agentCell(row) {
-  const parts = [row.framework, row.owner && `owned by ${row.owner}`].filter(Boolean).map((text) => shown(text));
+  const parts = [row.framework, row.owner && `owned by ${row.owner}`].filter(Boolean).map((text) => shown(text)).concat(at(row) || []);
   return [named(row.name, "strong"), parts.length ? under(el("bdi", "", {}, parts.join(" · "))) : null].filter(Boolean);
 }
 
@@ -50,7 +47,7 @@ export function agentsTable(section, kill) {
       { label: "Stop", classes: "act", cell: (row) => stop(kill, "agent", row.name, "agent") },
     ],
     order: (a, b) => a.rank - b.rank || byName(a, b),
-    words: (row) => [row.name, row.stopped ? "stopped" : row.state, row.framework, row.owner, row.sidecar],
+    words: (row) => [row.name, row.state === "killed" ? "stopped" : row.state, ...row.words, row.framework, row.owner, row.sidecar],
     empty: ["No agent has called yet. Start one with ", code("outrider run python agent.py"), "."],
   });
 }
@@ -65,7 +62,7 @@ function callState(row) {
 export function callsTable(section, kill) {
   return new Table(section, {
     columns: [
-      { head: "Tool", classes: "main", cell: (row) => [named(row.tool, "strong"), under("by ", named(row.agent))] },
+      { head: "Tool", classes: "main", cell: (row) => [named(row.tool, "strong"), under("by ", named(row.agent), row.sidecar && ` ${at(row)}`)] },
       { head: "State", cell: callState },
       { head: "Attempt", classes: "number", cell: (row) => dim(row.attempts) },
       { head: "For", classes: "number", cell: (row) => age(row.since) },
@@ -107,7 +104,7 @@ const urgency = (row) => (row.breaker === "open" || row.breaker === "forced_open
 export function upstreamsTable(section, kill) {
   return new Table(section, {
     columns: [
-      { head: "Upstream", classes: "main", cell: (row) => named(row.name, "strong") },
+      { head: "Upstream", classes: "main", cell: (row) => [named(row.name, "strong"), row.sidecar ? under(el("bdi", "", {}, at(row))) : ""] },
       { head: "Breaker", cell: breaker },
       { head: "Health", cell: health },
       { head: "Running", classes: "number", cell: (row) => (row.waiting ? [dim(row.held), under(`${number(row.waiting)} wait`)] : dim(row.held)) },
@@ -116,6 +113,26 @@ export function upstreamsTable(section, kill) {
     order: (a, b) => urgency(a) - urgency(b) || byName(a, b),
     words: (row) => [row.name],
     empty: "The policy names no upstream.",
+  });
+}
+
+// ── other sidecars ──
+
+function sidecarState(row) {
+  if (!row.answered) return pill("no answer", "bad");
+  return row.unready ? pill(shown(row.unready), "warn") : pill("answers", "good");
+}
+
+export function sidecarsTable(section) {
+  return new Table(section, {
+    columns: [
+      { head: "Sidecar", classes: "main", cell: (row) => [named(row.sidecar, "strong"), row.error ? under(el("bdi", "", { title: shown(row.error) }, shown(row.error))) : ""] },
+      { head: "State", cell: sidecarState },
+      { head: "Version", classes: "number", cell: (row) => shown(row.version) },
+    ],
+    order: (a, b) => a.answered - b.answered || (a.sidecar < b.sidecar ? -1 : 1),
+    words: (row) => [row.sidecar, row.peer],
+    empty: "No other sidecar is known.",
   });
 }
 
@@ -168,7 +185,7 @@ export function eventsTable(section) {
       { head: "Who", classes: "main", cell: subject },
       { head: "Told", classes: "told", cell: (row) => [row.actor ? [named(row.actor), row.told ? ": " : ""] : [], named(row.told)].flat() },
     ],
-    order: (a, b) => b.seq - a.seq,
+    order: (a, b) => (a.at > b.at ? -1 : a.at < b.at ? 1 : b.seq - a.seq),
     words: (row) => [row.type, row.tool, row.agent, row.told, row.code, row.outcome, row.actor, row.call_id, row.run_id],
     first: 12,
     empty: "The ledger is empty.",
