@@ -57,6 +57,7 @@ class Channel:
         self.inherited = False  # a forked child's copy of its parent's channel: it must say nothing
         self._random = random.Random()
         self._refs = itertools.count(1)
+        self._named = False  # nobody told us who we are, and the gateway knows it by our token
         self._up = False
         self._trouble = ""
         self._down_since = time.monotonic()
@@ -95,7 +96,7 @@ class Channel:
     def open(self, exchange: Exchange) -> Answer | None:
         """Send ``open``; None when that went well. ``Unsent`` when the channel is not up."""
         exchange.ref = f"{next(self._refs):x}"
-        data = frames.encode_open(exchange)
+        data = frames.encode_open(exchange, named=self._named)
         if len(data) > self.limits.frame_bytes:
             detail = f"The arguments of {exchange.work.tool} take {len(data)} bytes; {self.limits.frame_bytes} may be."
             return Problem(problem(Code.TOO_LARGE, detail, outcome="not_executed", attempts=0))
@@ -203,6 +204,7 @@ class Channel:
             log.info("the sidecar at %s was restarted", self.surroundings.url)
         with self._gate:
             self.incarnation = frame.incarnation
+            self._named = not self.surroundings.agent and frame.agent != frames.UNNAMED
             self.limits = frame.limits
             self._up = True
             self._said_unrecorded = False

@@ -56,7 +56,7 @@ def install(
         agent: the name that policies and kills know this process by; else OUTRIDER_AGENT; else the agents' roles,
             ``anonymous`` where no agent calls.
         url: the sidecar's data plane; else OUTRIDER_URL; else http://127.0.0.1:7070.
-        token: the agents' token; else OUTRIDER_TOKEN or OUTRIDER_TOKEN_FILE.
+        token: the agent's own token or the shared one; else OUTRIDER_TOKEN or OUTRIDER_TOKEN_FILE.
         subagents: an agent's calls carry its role instead of ``agent``.
 
     Begins to connect and does not wait for it. Installing twice with the same settings does nothing.

@@ -1,9 +1,10 @@
 """Where the sidecar is and who this process is, read from arguments and the environment.
 
 OUTRIDER_URL          http://HOST:PORT, https://HOST:PORT or unix:/PATH of the data plane (default 127.0.0.1:7070)
-OUTRIDER_TOKEN        the agents' token; or OUTRIDER_TOKEN_FILE, a file that holds it (read anew at each connect)
+OUTRIDER_TOKEN        this agent's token, or the one that all share; or OUTRIDER_TOKEN_FILE, a file that holds it (read
+                      anew at each connect)
 OUTRIDER_CA_FILE      PEM file of a private CA, for https
-OUTRIDER_AGENT        the agent's name
+OUTRIDER_AGENT        the agent's name; may be left out where the token is the agent's own
 OUTRIDER_CONNECT_WAIT how many seconds a call waits for a sidecar that does not answer (default 2)
 OUTRIDER_TRANSPARENT  1: a tool's final failure reaches the framework as the tool raised it (default 0)
 """
@@ -25,7 +26,7 @@ MAX_WAIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the one channel of this process is told. ``agent`` may be empty: anonymous."""
+    """What the one channel of this process is told. ``agent`` may be empty: whoever the token names, or anonymous."""
 
     url: str = DEFAULT_URL
     token: str = field(default="", repr=False)
@@ -47,6 +48,12 @@ class Surroundings:
         """The address of the WebSocket; behind a Unix socket the host is a mere word."""
         base = "http://localhost" if self.socket_path else self.url
         return f"{base}/v1/channel"
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether its token says who it is: one made by `outrider tokens issue`, or a JWT."""
+        token = self.bearer()
+        return token.startswith("ort_") or token.count(".") == 2
 
     def bearer(self) -> str:
         """The token as it is now: a file may have been written anew. Raises OSError for an unreadable file."""
@@ -100,7 +107,7 @@ def _check_token(literal: str, file: str, faults: list[Fault]) -> None:
     if literal:
         return
     if not file:
-        fix = "set OUTRIDER_TOKEN, or OUTRIDER_TOKEN_FILE to the sidecar's DATA/agent.token"
+        fix = "set OUTRIDER_TOKEN, or OUTRIDER_TOKEN_FILE to the file of the agent's token or to DATA/agent.token"
         faults.append(_fault("OUTRIDER_TOKEN", "is not set, so no sidecar will take this process's calls", fix))
         return
     try:

@@ -16,6 +16,8 @@ from outrider import wire
 from outrider_adapters import tracing, views
 from outrider_adapters.exchange import Exchange
 
+UNNAMED = "anonymous"
+"""What a process says that was not told its agent's name. One with a token of its own is told by the welcome."""
 NAME_CHARS = 200
 """The longest name that the gateway takes for a run, a session and so on."""
 
@@ -38,7 +40,7 @@ def hello(
         wire.Hello(
             protocol=wire.PROTOCOL,
             oldest_protocol=wire.OLDEST_PROTOCOL,
-            agent=me.agent or "anonymous",
+            agent=me.agent or UNNAMED,
             framework="+".join(me.frameworks) or "python",
             instance=me.instance,
             session_key=me.session_key,
@@ -52,15 +54,15 @@ def hello(
     )
 
 
-def encode_open(exchange: Exchange) -> bytes:
-    """``open``, encoded, whatever the arguments are."""
+def encode_open(exchange: Exchange, *, named: bool) -> bytes:
+    """``open``, encoded, whatever the arguments are. ``named``: the process's credential says who it is."""
     work = exchange.work
     traceparent, tracestate = tracing.running()
     frame = wire.Open(
         ref=exchange.ref,
         tool=work.tool,
         args=dict(work.args),
-        agent=tidy(exchange.agent),
+        agent="" if named else tidy(exchange.agent),
         run=tidy(exchange.run),
         session=tidy(exchange.session),
         parent=exchange.parent,

@@ -86,7 +86,7 @@ def install(
         agent: the name that policies and kills know this process by; else OUTRIDER_AGENT; else the names of the agents
             themselves (``create_agent(name=…)``), ``anonymous`` where there is none.
         url: the sidecar's data plane; else OUTRIDER_URL; else http://127.0.0.1:7070.
-        token: the agents' token; else OUTRIDER_TOKEN or OUTRIDER_TOKEN_FILE.
+        token: the agent's own token or the shared one; else OUTRIDER_TOKEN or OUTRIDER_TOKEN_FILE.
         subagents: a named agent's calls carry its own name instead of ``agent``.
 
     Begins to connect and does not wait for it. Installing twice with the same settings does nothing.

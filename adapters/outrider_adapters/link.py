@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import socket as sockets
 import ssl
 import threading
@@ -347,12 +348,16 @@ def _agreed(welcome: wire.Welcome) -> wire.Welcome:
     return welcome
 
 
+def _said(error: aiohttp.WSServerHandshakeError) -> str:
+    """The sidecar's own sentence, which stands in a header: the body of such an answer is not read."""
+    headers = error.headers
+    said = re.search(r'error_description="([^"]*)"', headers.get("WWW-Authenticate", "")) if headers else None
+    return f": {said[1]}" if said else ""
+
+
 def _handshake_trouble(error: aiohttp.WSServerHandshakeError) -> tuple[str, bool]:
     if error.status in {401, 403}:
-        return (
-            f"it refused this process's token (HTTP {error.status}): OUTRIDER_TOKEN must hold its DATA/agent.token",
-            True,
-        )
+        return f"it refused this process's token, see OUTRIDER_TOKEN (HTTP {error.status}){_said(error)}", True
     if error.status == 404:
         return "something answers there, but not a sidecar's data plane (HTTP 404)", True
     return f"it answered HTTP {error.status}", False

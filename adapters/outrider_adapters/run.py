@@ -22,7 +22,7 @@ def run(argv: Sequence[str], agent: str, env: Mapping[str, str] | None = None) -
 
     Args:
         argv: the program and its arguments.
-        agent: the agent's name; empty takes OUTRIDER_AGENT.
+        agent: the agent's name; empty takes OUTRIDER_AGENT, and without that the token must be the agent's own.
         env: the environment, by default this process's own: OUTRIDER_URL, OUTRIDER_TOKEN and so on.
 
     Raises:
@@ -32,10 +32,11 @@ def run(argv: Sequence[str], agent: str, env: Mapping[str, str] | None = None) -
     given = dict(os.environ if env is None else env)
     program = _program(argv, given)
     surroundings = environment.read(given, agent=agent)
-    if not surroundings.agent:
+    if not (surroundings.agent or surroundings.names_itself):
         raise Misconfigured("the agent has no name. Write: outrider run --agent NAME -- python agent.py")
     _check_python_flags(argv)
-    given["OUTRIDER_AGENT"] = given["OUTRIDER_RUN_AGENT"] = surroundings.agent
+    if surroundings.agent:
+        given["OUTRIDER_AGENT"] = given["OUTRIDER_RUN_AGENT"] = surroundings.agent
     given["OUTRIDER_URL"] = surroundings.url
     before = given.get("PYTHONPATH", "")
     given["PYTHONPATH"] = f"{BOOTSTRAP}{os.pathsep}{before}" if before else str(BOOTSTRAP)

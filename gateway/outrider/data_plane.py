@@ -93,16 +93,20 @@ def _agents_only(
         return None
     found = authenticator.check(bearer(request))
     if isinstance(found, Denial) and found.until is not None:
-        return _after(found.until, authenticator, request)
+        return _when_keys_are_read(found, authenticator, request)
     return _let_in(found, request)
 
 
-async def _after(
-    until: asyncio.Future[None], authenticator: Authenticator, request: web.Request
+async def _when_keys_are_read(
+    found: Credential | Denial, authenticator: Authenticator, request: web.Request
 ) -> web.Response | None:
-    """Keys that were rotated a moment ago are being fetched: who came first waits for them, and is asked once more."""
-    await asyncio.wait({until}, timeout=KEYS_S)
-    return _let_in(authenticator.check(bearer(request)), request)
+    """Keys that were rotated a moment ago are being fetched: who came first waits for them. A fetch that was under way
+    may have begun before the rotation, so the next one is waited for too; the keyring never begins a third."""
+    give_up = clock.monotonic() + KEYS_S
+    while isinstance(found, Denial) and found.until is not None and (left_s := give_up - clock.monotonic()) > 0:
+        await asyncio.wait({found.until}, timeout=left_s)
+        found = authenticator.check(bearer(request))
+    return _let_in(found, request)
 
 
 def _let_in(found: Credential | Denial, request: web.Request) -> web.Response | None:

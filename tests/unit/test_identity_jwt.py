@@ -47,7 +47,8 @@ class World:
         await self.read()
 
     async def read(self) -> None:
-        await until(lambda: all(ring.keys is not None for ring in self.jwts._rings.values()))
+        rings = self.jwts._rings.values()
+        await until(lambda: all(ring.keys is not None and ring._fetching is None for ring in rings))
 
     def credential(self, token: str) -> Credential:
         found = self.jwts.check(token)

@@ -3,7 +3,7 @@
     --data DIR                 DIR/listeners.json (written by the running sidecar), DIR/agent.token, DIR/admin.token
     OUTRIDER_URL               the data plane: http://HOST:PORT, https://HOST:PORT or unix:/PATH
     OUTRIDER_CONTROL_URL       the control plane: http://HOST:PORT or https://HOST:PORT
-    OUTRIDER_TOKEN             the agents' token, or OUTRIDER_TOKEN_FILE
+    OUTRIDER_TOKEN             an agent's token, or OUTRIDER_TOKEN_FILE
     OUTRIDER_ADMIN_TOKEN       the people's token, or OUTRIDER_ADMIN_TOKEN_FILE
     OUTRIDER_DATA              the data folder where neither is given; then ./outrider-data
     OUTRIDER_CA_FILE           PEM file of a private CA, for https

@@ -26,13 +26,16 @@ def parser() -> argparse.ArgumentParser:
     """The options, for ``--help`` and the reference."""
     words = argparse.ArgumentParser(
         prog="outrider run",
-        usage="outrider run [--agent NAME] [--data DIR] -- COMMAND [ARGUMENT …]",
+        usage="outrider run [--agent NAME] [--token-file FILE] [--data DIR] -- COMMAND [ARGUMENT …]",
         description="Run an agent's program with its framework governed, with no line of code. The sidecar is found by "
         "--data, or by OUTRIDER_URL and OUTRIDER_TOKEN; where none listens the program starts with a warning, and its "
         "governed calls are refused until one does.",
         allow_abbrev=False,
     )
     words.add_argument("--agent", default=os.environ.get("OUTRIDER_AGENT", ""), help="the agent's name")
+    words.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the file of this agent's token; it then needs no --agent"
+    )
     words.add_argument("--data", type=Path, metavar="DIR", help="the sidecar's data folder")
     words.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="what to run")
     return words
@@ -46,6 +49,9 @@ def main(words: list[str]) -> int:
         raise CliError("no command was given.", "for example: outrider run --agent researcher -- python agent.py", 2)
     if given.data is not None or not os.environ.get("OUTRIDER_URL"):
         _point_to(given.data)
+    if given.token_file is not None:
+        os.environ.pop("OUTRIDER_TOKEN", None)
+        os.environ["OUTRIDER_TOKEN_FILE"] = str(given.token_file.resolve())
     _warn_where_nobody_listens()
     adapters = importlib.import_module("outrider_adapters.run")
     try:
@@ -69,7 +75,8 @@ def _point_to(data: Path | None) -> None:
     os.environ["OUTRIDER_URL"] = listener_url(folder, "listen", "OUTRIDER_URL")
     if data is not None:
         os.environ.pop("OUTRIDER_TOKEN", None)
-    if not os.environ.get("OUTRIDER_TOKEN"):
+        os.environ.pop("OUTRIDER_TOKEN_FILE", None)
+    if not (os.environ.get("OUTRIDER_TOKEN") or os.environ.get("OUTRIDER_TOKEN_FILE")):
         os.environ["OUTRIDER_TOKEN_FILE"] = str((folder / "agent.token").resolve())
 
 
