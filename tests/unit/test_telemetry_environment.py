@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from outrider.errors import Misconfigured
-from outrider.telemetry.environment import Exports, Sampler, Target, exports_of
+from outrider.telemetry.environment import Exports, Sampler, Target, exports_of, shown
 
 HERE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
 
@@ -119,6 +119,13 @@ def test_a_wrong_value_is_told_with_its_name_and_its_cure(name: str, value: str,
     """One fault, not two, though both signals read it."""
     (fault,) = faults(**{**HERE, name: value})
     assert name in fault and told in fault
+
+
+def test_the_password_of_an_address_is_told_to_nobody() -> None:
+    """Neither in a fault nor in the log."""
+    (fault,) = faults(OTEL_EXPORTER_OTLP_ENDPOINT="htps://user:hunter2@c:4318")
+    assert "htps://c:4318" in fault and "hunter2" not in fault
+    assert shown("http://u:p@c:1/v1") == "http://c:1/v1" and shown("http://c:1/v1") == "http://c:1/v1"
 
 
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "half", "inf"])

@@ -138,9 +138,15 @@ def _endpoint(read: _Reader, signal: Signal, protocol: Protocol) -> str:
     except ValueError:
         good = False
     if not good:
-        read.fault(f"{name} '{url[:100]}' is not an address. Write for example http://127.0.0.1:4318.")
+        read.fault(f"{name} '{shown(url)[:100]}' is not an address. Write for example http://127.0.0.1:4318.")
     own = name == f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
     return url if own or grpc else f"{url.rstrip('/')}/v1/{signal}"
+
+
+def shown(url: str) -> str:
+    """Without the user and password that an address may hold."""
+    before, at, rest = url.rpartition("@")
+    return f"{before.partition('://')[0]}://{rest}" if at else url
 
 
 def _check_files(read: _Reader, signal: Signal) -> None:

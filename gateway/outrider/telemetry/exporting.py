@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from outrider import clock
-from outrider.telemetry.environment import Exports
+from outrider.errors import Misconfigured
+from outrider.telemetry.environment import Exports, shown
 from outrider.telemetry.instruments import Telemetry
 from outrider.telemetry.shipping import REFUSED, Shipper
 from outrider.telemetry.snapshot import Snapshot
@@ -38,20 +39,23 @@ class Exporting:
         self._ticking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin. On the event loop."""
+        """Begin. On the event loop. Raises Misconfigured where the exporter is not installed."""
         if self._exports.off:
             return
-        from outrider.telemetry import otlp
-
+        try:
+            from outrider.telemetry import otlp
+        except ImportError as missing:
+            hint = "pip install 'outrider[gateway]', or set OTEL_SDK_DISABLED=true."
+            raise Misconfigured(f"OTEL_* ask for an exporter that is not installed ({missing}): {hint}") from None
         about = otlp.resource(self._instance)
         if self._exports.traces is not None:
             rejected = partial(self._telemetry.on_dropped, "traces", REFUSED)
             self._start_traces(otlp.SpanSender(self._exports.traces, about, rejected))
-            log.info("traces are exported", extra={"endpoint": _shown(self._exports.traces.endpoint)})
+            log.info("traces are exported", extra={"endpoint": shown(self._exports.traces.endpoint)})
         if self._exports.metrics is not None:
             rejected = partial(self._telemetry.on_dropped, "metrics", REFUSED)
             self._start_metrics(otlp.MetricSender(self._exports.metrics, about, rejected))
-            log.info("metrics are exported", extra={"endpoint": _shown(self._exports.metrics.endpoint)})
+            log.info("metrics are exported", extra={"endpoint": shown(self._exports.metrics.endpoint)})
 
     def _start_traces(self, sender: SpanSender) -> None:
         exports = self._exports
@@ -102,9 +106,3 @@ class Exporting:
             await asyncio.to_thread(one.join, max(0.0, until - clock.monotonic()))
         for sender in self._senders:
             sender.close()
-
-
-def _shown(endpoint: str) -> str:
-    """Without the user and password that an address may hold."""
-    scheme, _, rest = endpoint.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, cast
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -33,10 +34,12 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from outrider import __version__
 from outrider.telemetry import semconv
 from outrider.telemetry.environment import Signal, Target
-from outrider.telemetry.metrics import Buckets
+from outrider.telemetry.metrics import Buckets, Sample
 from outrider.telemetry.snapshot import Family, Snapshot
 from outrider.telemetry.traces import Span
 
+Kept = TypeVar("Kept")
+Made = TypeVar("Made")
 Rejected = Callable[[int], None]
 _SCOPE: Final = InstrumentationScope(semconv.SCOPE, __version__)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -51,6 +54,28 @@ def resource(instance: str) -> Resource:
     """Who sends this: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over what we say of ourselves."""
     ours = {"service.name": "outrider", "service.version": __version__, "service.instance.id": instance}
     return Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
+
+
+class _Gently(Sequence[Made], Generic[Kept, Made]):
+    """What the exporter wants, made one by one while it encodes it, with a breath in between: a thread that computes
+    for long keeps the event loop from the interpreter for milliseconds at a time."""
+
+    def __init__(self, kept: Sequence[Kept], make: Callable[[Kept], Made]) -> None:
+        self._kept = kept
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._kept[index]
+        return _Gently(found, self._make) if isinstance(index, slice) else self._make(found)
+
+    def __iter__(self) -> Iterator[Made]:
+        for number, one in enumerate(self._kept):
+            if number % BREATHES_EVERY == 0 and number:
+                time.sleep(BREATH_S)
+            yield self._make(one)
 
 
 # ── traces ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -90,27 +115,6 @@ class SpanSender:
         )
 
 
-class _Gently(Sequence[ReadableSpan]):
-    """Spans made one by one while the exporter encodes them, with a breath in between: a thread that computes for long
-    keeps the event loop from the interpreter for milliseconds at a time."""
-
-    def __init__(self, spans: Sequence[Span], readable: Callable[[Span], ReadableSpan]) -> None:
-        self._spans = spans
-        self._readable = readable
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __getitem__(self, index: Any) -> Any:
-        raise NotImplementedError("the exporters go through them once")
-
-    def __iter__(self) -> Iterator[ReadableSpan]:
-        for number, span in enumerate(self._spans):
-            if number % BREATHES_EVERY == 0 and number:
-                time.sleep(BREATH_S)
-            yield self._readable(span)
-
-
 def unicode(text: str) -> str:
     """Without halves of surrogate pairs: one of them would cost the whole batch."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
@@ -146,20 +150,19 @@ class MetricSender:
 
 
 def _metric(family: Family, snapshot: Snapshot) -> OtlpMetric:
-    points = [_point(family, labels, value, snapshot) for labels, value in family.samples]
+    points: Any = _Gently(family.samples, partial(_point, family, snapshot))
     data: Any
     if family.kind == "histogram":
-        data = OtlpHistogram(cast("list[HistogramDataPoint]", points), _CUMULATIVE)
+        data = OtlpHistogram(points, _CUMULATIVE)
     elif family.kind == "counter":
-        data = Sum(cast("list[NumberDataPoint]", points), _CUMULATIVE, is_monotonic=True)
+        data = Sum(points, _CUMULATIVE, is_monotonic=True)
     else:
-        data = OtlpGauge(cast("list[NumberDataPoint]", points))
+        data = OtlpGauge(points)
     return OtlpMetric(family.name, family.text, family.unit, data)
 
 
-def _point(
-    family: Family, labels: tuple[str, ...], value: float | Buckets, snapshot: Snapshot
-) -> HistogramDataPoint | NumberDataPoint:
+def _point(family: Family, snapshot: Snapshot, sample: Sample) -> HistogramDataPoint | NumberDataPoint:
+    labels, value = sample
     names = zip(family.labels, labels, strict=True)
     attributes = {name: unicode(label) for name, label in names if label} | family.constant
     if not isinstance(value, Buckets):

@@ -13,6 +13,7 @@ arguments and results, and are turned into protobuf on the exporter's thread.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -36,6 +37,8 @@ MAX_CONTENT: Final = 4096
 """Of arguments and results, where somebody opted in."""
 MAX_PARTS: Final = 64
 """Attempts of one trace, and its events; ``outrider.attempts`` tells all."""
+
+log = logging.getLogger("outrider.telemetry")
 
 
 @dataclass(slots=True)
@@ -130,7 +133,11 @@ class Trace:
         """The attempt ended. ``breaker`` is the state in which it began."""
         if len(self._spans) >= MAX_PARTS:
             return
-        resends = sum(span.attributes[semconv.TOOL_NAME] == attempt.tool for span in self._spans)
+        try:
+            attributes = _attempt_attributes(attempt, plan, breaker, end, self._sent_before(attempt.tool))
+        except Exception:  # a fault in what is only looked at must not become one of the attempt
+            log.exception("the span of an attempt could not be made")
+            return
         self._spans.append(
             Span(
                 trace_id=self.trace_id,
@@ -142,10 +149,13 @@ class Trace:
                 is_client=True,
                 start_ns=self._ns(began),
                 end_ns=self._ns(began + took_s),
-                attributes=_attempt_attributes(attempt, plan, breaker, end, resends),
+                attributes=attributes,
                 error=None if end.ok else _error_type(end),
             )
         )
+
+    def _sent_before(self, tool: str) -> int:
+        return sum(span.attributes.get(semconv.TOOL_NAME) == tool[:MAX_TEXT] for span in self._spans)
 
     def note(self, name: str, now: float, attributes: dict[str, Value]) -> None:
         """Something happened that is worth a mark in the call's span."""
