@@ -251,8 +251,14 @@ class Recorder:
         self, type_: EventType, run: Run, data: dict[str, Any], mutations: Sequence[Mutation]
     ) -> asyncio.Future[int]:
         """A run was limited, ran away, or was resumed."""
-        by = {"actor": data.pop("by"), "reason": data.pop("reason")} if type_ is EventType.RUN_RESUMED else {}
-        event = Event(type=type_, run_id=run.id, agent={"name": run.root}, data={**data, "owner": run.key[0]}, **by)
+        event = Event(
+            type=type_,
+            run_id=run.id,
+            agent={"name": run.root},
+            actor=data.pop("by", ""),
+            reason=data.pop("reason", ""),
+            data={**data, "owner": run.key[0]},
+        )
         return self._ledger.append(event, durable=bool(mutations), mutations=tuple(mutations))
 
     def refuses_effects(self, settings: LedgerSettings) -> bool:

@@ -336,8 +336,8 @@ def _nest(flight: Flight, parent: Flight) -> None:
     parent.adopt_child()
     flight.is_child = True
     flight.run = parent.run
-    if call.run != parent.call.run:
-        flight.call = replace(call, run=parent.call.run or call.run)
+    if parent.call.run and call.run != parent.call.run:
+        flight.call = replace(call, run=parent.call.run)
 
 
 def is_own_child(call: Call, parent: Call) -> bool:

@@ -46,6 +46,7 @@ POLICY: dict[str, Any] = {
         {"name": "no mail", "tools": ["local.send_mail"], "then": "deny", "reason": "no mail in this team"},
         {"name": "everything else", "tools": ["*"], "then": "allow"},
     ],
+    "runs": {"runaway": {"sameCall": 6, "action": "refuse"}},
 }
 
 
@@ -170,6 +171,25 @@ async def test_a_tool_is_executed_exactly_as_often_as_the_policy_says(gateway: G
     assert [one.is_error for one in results] == [False, True, True, True]
     assert attempts == {"read_flaky": 3, "read_dead": 3, "write_flaky": 1, "read_wrong": 1}
     assert "do not repeat it" in results[2].content
+
+
+async def test_a_model_that_repeats_itself_reads_what_to_do_instead(gateway: GatewayProcess) -> None:
+    """And so does the next agent of the team: the row is the run's."""
+    ran: list[int] = []
+
+    def read_page(page: int) -> str:
+        ran.append(page)
+        return f"page {page}"
+
+    def asking() -> Any:
+        return asks(("read_page", {"page": 1}))
+
+    one = agent("one", *[asking()] * 4, "you try", tools=[read_page])
+    two = agent("two", *[asking()] * 3, "stop", tools=[read_page])
+    group = RoundRobinGroupChat([one, two], termination_condition=TextMentionTermination("stop"))
+    texts = [one.content for one in told(await ask(group))]
+    assert ran == [1] * len(texts[:-1]) and len(ran) == 6
+    assert "called local.read_page with the same arguments 6 times in a row" in texts[-1]
 
 
 async def test_the_same_call_after_an_unknown_outcome_is_refused_in_the_same_run(gateway: GatewayProcess) -> None:

@@ -44,6 +44,7 @@ POLICY: dict[str, Any] = {
         {"name": "no mail", "tools": ["local.send_mail"], "then": "deny", "reason": "no mail in this team"},
         {"name": "everything else", "tools": ["*"], "then": "allow"},
     ],
+    "runs": {"runaway": {"sameCall": 6, "action": "refuse"}},
 }
 
 
@@ -145,6 +146,24 @@ def test_a_failing_call_is_executed_as_often_as_the_policy_says(gateway: Gateway
     for one, attempts in ((read_flaky, 3), (write_flaky, 1)):
         assert len(ledger(gateway, "attempt.started", tool=f"local.{one.name}")) == attempts
         assert len(ledger(gateway, "call.received", tool=f"local.{one.name}")) == 1
+
+
+def test_a_model_that_repeats_itself_reads_what_to_do_instead(gateway: GatewayProcess) -> None:
+    """The function runs as often as the policy lets it. CrewAI has guards of its own: its ReAct path answers a repeated
+    call itself, the native one ends a task whose repeated call has the same result five times. This one's differs."""
+    ran: list[int] = []
+
+    @tool
+    def read_page(page: int) -> str:
+        """Reads."""
+        ran.append(page)
+        return f"page {page}, for the {len(ran)}th time"
+
+    again = [asks(("read_page", {"page": 1})) for _ in range(7)]
+    looping = ScriptedLLM(model="scripted", native=True, script=[*again, "done"], heard=[])
+    ask(looping, read_page)
+    assert "called local.read_page with the same arguments 6 times in a row" in looping.last_heard
+    assert ran == [1] * 6
 
 
 def test_a_task_that_is_retried_does_not_write_again(gateway: GatewayProcess) -> None:

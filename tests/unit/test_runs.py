@@ -13,6 +13,8 @@ import pytest
 
 from outrider.calls import Outcome, OutcomeKind
 from outrider.errors import Code
+from outrider.ledger.record import Event
+from outrider.ledger.writer import LedgerUnavailable
 from outrider.runs.book import NothingToResume
 from outrider.runs.run import State
 from tests.support.rig import BUSY, OK, WRONG, Rig
@@ -307,6 +309,31 @@ async def test_a_policy_that_only_observes_refuses_and_pauses_nothing(rigged: Ri
         run = rig.runs.named("r")[0]
         assert run.paused is None and run.refused == 7 and run.retries == 2
         assert {line["code"] for line in events(rig, "call.observed")} == {"runaway", "run_limit"}
+
+
+async def test_a_pause_holds_though_it_cannot_be_written_and_a_resumption_does_not(
+    rigged: Rigged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What restricts takes effect at once; what frees must be on disk first."""
+    async with rigged(runaway={"sameCall": 2, "refusals": 1}) as rig:
+        append = rig.ledger.append
+
+        def failing(event: Event, **more: Any) -> asyncio.Future[int]:
+            if not event.type.startswith("run."):
+                return append(event, **more)
+            failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            failed.set_exception(LedgerUnavailable("disk full"))
+            failed.exception()
+            return failed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.ledger, "append", failing)
+            assert codes(await several(rig, 3, same=True)) == ["ok", "ok", "runaway"]
+            with pytest.raises(LedgerUnavailable):
+                await rig.runs.resume("r", "go on", "me")
+            assert (await rig.call("up.read", n="else")).code is Code.RUNAWAY
+        await rig.runs.resume("r", "go on", "me")
+        assert (await rig.call("up.read", n="else")).ok
 
 
 # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────

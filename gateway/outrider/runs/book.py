@@ -69,10 +69,6 @@ class Runs:
             run.hold_to(policy.runs, observed=policy.observes)
         return run
 
-    def known(self, call: Call) -> bool:
-        """Whether the run of this call is under way: it has made a call before."""
-        return key_of(call) in self._runs
-
     def barred(self, run: Run, call: Call, like: bytes) -> Outcome | None:
         """The refusal of a call that the run's guards are against. Nothing waits between this and ``run.admit``."""
         now = clock.monotonic()
