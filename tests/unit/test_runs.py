@@ -309,6 +309,8 @@ async def test_a_policy_that_only_observes_refuses_and_pauses_nothing(rigged: Ri
         run = rig.runs.named("r")[0]
         assert run.paused is None and run.refused == 7 and run.retries == 2
         assert {line["code"] for line in events(rig, "call.observed")} == {"runaway", "run_limit"}
+        told = events(rig, "run.limited", "run.runaway")
+        assert told and {line["data"]["action"] for line in told} == {"observed"}
 
 
 async def test_a_pause_holds_though_it_cannot_be_written_and_a_resumption_does_not(

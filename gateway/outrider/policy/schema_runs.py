@@ -36,7 +36,9 @@ class Runaway(Model):
 class RunKeys(Model):
     """What both `runs` and its overrides may say."""
 
-    max_calls: Count = optional("How many calls a run may make, refused ones included. Left out: any number.")
+    max_calls: Count = optional(
+        "How many calls a run may make, those that a rule refuses included. Left out: any number."
+    )
     max_retries: Annotated[int, Field(ge=0, le=1_000_000)] = optional(
         "How many retries all calls of a run may have together. Left out: as many as each tool may."
     )

@@ -96,7 +96,8 @@ class Runs:
         run.refused_at = now
         data = {"guard": found.bar.value, "tool": call.tool, "why": why, "refusals": run.refusals}
         if not found.pauses or run.observed:
-            self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": "refused"}, ())
+            action = "observed" if run.observed else "refused"
+            self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": action}, ())
             return
         run.paused = Pause(f"it has {why}", clock.wall())
         log.warning("run %s of agent %s is paused: it has %s", run.id, run.root, why)
@@ -119,7 +120,9 @@ class Runs:
         if limit in run.told:
             return
         run.told.add(limit)
-        data = {"limit": limit, "calls": run.counted_calls, "retries": run.counted_retries}
+        data: dict[str, Any] = {"limit": limit, "calls": run.counted_calls, "retries": run.counted_retries}
+        if run.observed:
+            data["action"] = "observed"
         self._emit(EventType.RUN_LIMITED, run, data, ())
 
     # ── people ───────────────────────────────────────────────────────────────────────────────────────────────────
