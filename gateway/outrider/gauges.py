@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from outrider.agents.commanded import State
 from outrider.agents.observed import Observed
+from outrider.peers.book import State as PeerState
 from outrider.services import Services
 from outrider.telemetry import Reading
 
@@ -25,6 +26,7 @@ def declare(services: Services, ready: Callable[[], str | None]) -> None:
     gauge("outrider_tools_drifted", "Tools that have drifted.", (), lambda: _drifted(services))
     gauge("outrider_kills_engaged", "Kill switches engaged.", ("kind",), lambda: _kills(services))
     gauge("outrider_runs", "Runs that are known, by state.", ("state",), lambda: _runs(services))
+    gauge("outrider_peers", "Other sidecars in each state.", ("state",), lambda: _peers(services))
     gauge("outrider_breakers", "Breakers in each state.", ("upstream", "state"), lambda: _breakers(services))
     gauge("outrider_upstream_ready", "Whether probes find it ready.", ("upstream",), lambda: _upstreams(services))
     gauge("outrider_policy_info", "The policy in force; always 1.", ("name", "digest"), lambda: _policy(services))
@@ -94,6 +96,11 @@ def _runs(services: Services) -> Reading:
 def _breakers(services: Services) -> Reading:
     found = Counter((domain.upstream, domain.breaker.state.value) for domain in services.domains)
     return list(found.items())
+
+
+def _peers(services: Services) -> Reading:
+    found = Counter(peer.state for peer in services.fleet.lines.book.told())
+    return [((state.value,), found[state]) for state in (PeerState.KNOWN, PeerState.ANSWERING, PeerState.SILENT)]
 
 
 def _upstreams(services: Services) -> Reading:

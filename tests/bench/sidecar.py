@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,14 @@ def _rule(n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """A running one. ``ready_s`` is the time from its start to its ready line."""
+    """A running one. ``ready_s`` is the time from its start to its ready line, ``admin`` the people's token."""
 
     child: Child
     port: int
     token: str
     ready_s: float
+    control: int
+    admin: str
 
     def request(self, tool: str, args: dict[str, Any], agent: str = "bench") -> str:
         """A whole ``POST /v1/call``."""
@@ -77,15 +80,20 @@ class Sidecar:
 
 
 def start_sidecar(
-    household: Household, name: str, policy_text: str, data: Path | None = None, env: dict[str, str] | None = None
+    household: Household,
+    name: str,
+    policy_text: str,
+    data: Path | None = None,
+    env: dict[str, str] | None = None,
+    arguments: Sequence[str] = (),
 ) -> Sidecar:
-    """Write the policy, start the process, wait until it serves. Raises Broken."""
+    """Write the policy, start the process, wait until it serves. Later ``arguments`` outdo ours. Raises Broken."""
     folder = household.folder / f"{name}-policy"
     folder.mkdir(exist_ok=True)
     (folder / "policy.yaml").write_text(policy_text)
     data = data or household.folder / f"{name}-data"
     argv = [sys.executable, "-m", "outrider", "serve", "--policy", str(folder), "--data", str(data)]
-    child = household.start(name, [*argv, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"], env)
+    child = household.start(name, [*argv, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", *arguments], env)
     line = child.line()
     ready_s = time.monotonic() - child.started
     found = READY.fullmatch(line.strip())
@@ -93,4 +101,5 @@ def start_sidecar(
         raise Broken(f"the sidecar printed another line than its ready one: {line!r}")
     if int(found.group(3)) != child.pid:
         raise Broken("the sidecar is not the process that was started, so its CPU time cannot be read")
-    return Sidecar(child, int(found.group(1)), (data / "agent.token").read_text().strip(), ready_s)
+    token, admin = ((data / f"{whose}.token").read_text().strip() for whose in ("agent", "admin"))
+    return Sidecar(child, int(found.group(1)), token, ready_s, int(found.group(2)), admin)
