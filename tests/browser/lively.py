@@ -62,6 +62,15 @@ class Services:
         """Retries for reads, a breaker, and one tool that nobody may call."""
         return {
             "metadata": {"name": "operations"},
+            "agents": {
+                "expected": [
+                    {"name": "researcher", "owner": "science"},
+                    {"name": "support-*", "owner": "support"},
+                    {"name": "billing", "owner": "finance"},
+                    {"name": "release-notes", "owner": "platform"},
+                    {"name": "travel-desk", "owner": "office"},
+                ]
+            },
             "domain": {"breaker": {"window": "20s", "minCalls": 10, "failureRatio": 0.5, "openFor": "10s"}},
             "upstreams": {name: {"http": {"url": f"{self.url}/{name}"}} for name in TOOLS},
             "tools": [
