@@ -7,6 +7,7 @@ appears; then each ends its run, and the process says what it saw. Functions wri
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import itertools
 import json
@@ -95,7 +96,9 @@ class Agents:
         dice = random.Random(f"{self._seed}/{thread}")
         while not self._stop.exists():
             try:
-                self._run(dice)
+                # as a server runs each request: CrewAI leaves an event scope behind in the context of a run that a kill
+                # ended, and takes no more than 100
+                contextvars.copy_context().run(self._run, dice)
             except Exception:
                 self.faults.append(traceback.format_exc())
                 time.sleep(0.2)
