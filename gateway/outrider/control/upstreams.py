@@ -13,6 +13,7 @@ from outrider import clock
 from outrider.control.routes import Routes
 from outrider.control_bodies import refuse_unknown
 from outrider.http_common import json_response
+from outrider.policy.plans import Upstream
 from outrider.services import Services
 
 
@@ -22,14 +23,19 @@ def local_upstreams(services: Services) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "kind": "http" if upstream.http is not None else "local",
-            "url": upstream.http.url if upstream.http is not None else None,
+            "kind": upstream.kind,
+            "url": _url(upstream),
             "probed": upstream.startup is not None or upstream.readiness is not None,
             "health": health.get(name, {"ready": True}),
             "domains": [domain for domain in domains if domain["upstream"] == name],
         }
         for name, upstream in services.policies.current.upstreams.items()
     ]
+
+
+def _url(upstream: Upstream) -> str | None:
+    http = upstream.http or (upstream.mcp.http if upstream.mcp is not None else None)
+    return http.url if http is not None else None
 
 
 async def _upstreams(services: Services, request: web.Request) -> web.Response:

@@ -160,12 +160,13 @@ def _rate_limit(limit: RateLimit) -> plans.RateLimit:
 
 def upstreams(made: Draft, resolver: Resolver) -> dict[str, plans.Upstream]:
     """Every upstream, ``local`` included. Secrets are resolved; what is missing becomes a fault of the draft."""
-    found = {LOCAL: plans.Upstream(LOCAL, None, domain_settings(domain_leaves(made, LOCAL)))}
+    found = {LOCAL: plans.Upstream(LOCAL, domain=domain_settings(domain_leaves(made, LOCAL)))}
     for name, item in made.upstreams.items():
         health = item.model.health
         found[name] = plans.Upstream(
             name,
             http=resolver.http(item) if item.model.http is not None else None,
+            mcp=resolver.mcp(item) if item.model.mcp is not None else None,
             domain=domain_settings(domain_leaves(made, name)),
             startup=_probe(health.startup) if health else None,
             readiness=_probe(health.readiness) if health else None,
@@ -198,7 +199,7 @@ class PlanBook:
         """The plan of ``tool``; None where its upstream is unknown or it is no tool's name."""
         group, _, operation = tool.partition(".")
         upstream = self._upstreams.get(group)
-        if upstream is None or len(tool) > MAX_NAME or not is_operation(operation, upstream.http is not None):
+        if upstream is None or len(tool) > MAX_NAME or not is_operation(operation, upstream.kind):
             return None
         return plan_of(tool, upstream, merged(layer.leaves for layer in self._layers.of(tool)))
 

@@ -20,6 +20,7 @@ from outrider.policy.strictyaml import Path
 FALLBACK: Keys = ("fallback",)
 LOCAL = "local"
 MAX_SEARCHES = 100
+_AN = {"http": "an HTTP", "mcp": "an MCP", "local": "the local"}
 MAX_ALIKE = 100
 """How many misspelled names are looked up, and among how many others."""
 
@@ -129,8 +130,10 @@ def _fallbacks(layers: Layers, names: Names, known: Mapping[str, plans.Upstream]
                 yield leaf.item.fault(keys, "E55", *_never_runs(tool))
                 continue
             upstream = known.get(group)
-            if upstream is not None and not is_operation(operation, upstream.http is not None):
-                yield leaf.item.fault(keys, "E47", f"'{tool}' is no tool of an HTTP upstream.", "mend its name.")
+            if upstream is not None and not is_operation(operation, upstream.kind):
+                yield leaf.item.fault(
+                    keys, "E47", f"'{tool}' is no tool of {_AN[upstream.kind]} upstream.", "mend its name."
+                )
             near = names.nearest_tool(tool)
             if near is not None:
                 message = f"no tool of upstream '{group}' matches '{tool}' (nearest: {near})."

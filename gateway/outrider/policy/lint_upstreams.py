@@ -43,11 +43,15 @@ def check_upstreams(made: Draft, layers: Layers, known: Mapping[str, plans.Upstr
 def _whereabouts(item: Item[Upstream]) -> Iterator[Fault]:
     name, said = str(item.path[-1]), item.model.said()
     if name == LOCAL:
-        for key in said.keys() & {"http", "health"}:
+        for key in said.keys() & {"http", "mcp", "health"}:
             message = f"'{key}' does not fit upstream 'local': its tools run in the agents' own processes."
             yield item.fault((key,), "E51", message, "remove it, or give the upstream another name.")
-    elif "http" not in said and item.whole:
-        yield item.fault((), "E45", f"upstream '{name}' does not say where it is.", "write 'http: {url: …}' in it.")
+    elif not said.keys() & {"http", "mcp"} and item.whole:
+        fix = "write 'http: {url: …}' or 'mcp: {url: …}' in it."
+        yield item.fault((), "E45", f"upstream '{name}' does not say where it is.", fix)
+    elif {"http", "mcp"} <= said.keys():
+        message = f"upstream '{name}' is both an HTTP service and an MCP server."
+        yield item.fault(("mcp",), "E45", message, "make two upstreams of it.")
 
 
 def _startup(item: Item[Upstream]) -> Iterator[Fault]:

@@ -10,15 +10,20 @@ T = TypeVar("T")
 MAX_NAME = 200
 """The longest name of a tool or an agent, in characters."""
 
-_HTTP_OPERATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+_OPERATIONS = {
+    "http": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"),
+    "mcp": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]*"),
+}
 
 
-def is_operation(text: str, over_http: bool) -> bool:
-    """Whether a tool may be called so inside its group. That of an HTTP tool becomes part of a path; that of an
-    in-process tool is whatever its framework calls it, spaces included."""
+def is_operation(text: str, kind: str) -> bool:
+    """Whether a tool may be called so inside its group, whose upstream is of that ``kind``. That of an HTTP tool
+    becomes part of a path; ``mcp:resources/read`` is a method of an MCP server; that of an in-process tool is whatever
+    its framework calls it, spaces included."""
     if not text or len(text) > MAX_NAME:
         return False
-    return _HTTP_OPERATION.fullmatch(text) is not None if over_http else text.isprintable()
+    spelled = _OPERATIONS.get(kind)
+    return spelled.fullmatch(text) is not None if spelled is not None else text.isprintable()
 
 
 def is_prefix(pattern: str) -> bool:

@@ -134,14 +134,38 @@ class HttpUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class McpUpstream:
+    """An MCP server: ``http`` is set for one behind streamable HTTP, ``command`` for a child that speaks over stdio.
+    ``env`` holds secrets already resolved. ``start`` is ``onDemand`` or ``atStart``, ``protocol`` a version or
+    ``auto``, ``drift`` is ``allow``, ``flag`` or ``refuse``."""
+
+    http: HttpUpstream | None = None
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str | Secret] = field(default_factory=dict)
+    cwd: str = ""
+    start: str = "onDemand"
+    protocol: str = "auto"
+    trust_annotations: bool = False
+    drift: str = "flag"
+    max_response_bytes: int = 20 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where tools live. ``http`` is None for ``local``."""
+    """Where tools live. At most one of ``http`` and ``mcp`` is set; ``local`` has neither."""
 
     name: str
     http: HttpUpstream | None = None
+    mcp: McpUpstream | None = None
     domain: DomainSettings = DomainSettings()
     startup: Probe | None = None
     readiness: Probe | None = None
+
+    @property
+    def kind(self) -> Literal["http", "mcp", "local"]:
+        if self.http is not None:
+            return "http"
+        return "mcp" if self.mcp is not None else "local"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from outrider.policy import plans
 from outrider.policy.draft import Draft, Item
+from outrider.policy.schema_mcp import McpUpstream
 from outrider.policy.schema_upstreams import HttpUpstream, Upstream
 
 MAX_SECRET_BYTES = 64 * 1024
@@ -50,24 +52,52 @@ class Resolver:
     def http(self, item: Item[Upstream]) -> plans.HttpUpstream:
         """An HTTP upstream with its secrets. What could not be resolved is left out, and is a fault."""
         said = item.model.http
-        return plans.HttpUpstream(
-            url=self._url(item, said.url),
-            headers=self._headers(item, said),
-            ca_file=self._file(item, "caFile", said.ca_file),
-            cert_file=self._file(item, "certFile", said.cert_file),
-            key_file=self._file(item, "keyFile", said.key_file),
-            use_env_proxy=said.use_env_proxy,
-            safe_statuses=tuple(said.safe_statuses),
+        return replace(self._reached(item, "http", said), safe_statuses=tuple(said.safe_statuses))
+
+    def mcp(self, item: Item[Upstream]) -> plans.McpUpstream:
+        """An MCP server with its secrets. What could not be resolved is left out, and is a fault."""
+        said = item.model.mcp
+        over_http = said.url is not None
+        return plans.McpUpstream(
+            http=self._reached(item, "mcp", said) if over_http else None,
+            command=tuple(said.command or ()),
+            env=self._values(item, ("mcp", "env"), said.env),
+            cwd="" if over_http else self._child_folder(item, said.cwd),
+            start=said.start,
+            protocol=said.protocol,
+            trust_annotations=said.trust_annotations,
+            drift=said.drift,
             max_response_bytes=said.max_response,
         )
+
+    def _reached(self, item: Item[Upstream], under: str, said: HttpUpstream | McpUpstream) -> plans.HttpUpstream:
+        """What both kinds of servers behind HTTP say."""
+        return plans.HttpUpstream(
+            url=self._url(item, (under, "url"), said.url),
+            headers=self._values(item, (under, "headers"), said.headers),
+            ca_file=self._file(item, (under, "caFile"), said.ca_file),
+            cert_file=self._file(item, (under, "certFile"), said.cert_file),
+            key_file=self._file(item, (under, "keyFile"), said.key_file),
+            use_env_proxy=said.use_env_proxy,
+            max_response_bytes=said.max_response,
+        )
+
+    def _child_folder(self, item: Item[Upstream], name: str | None) -> str:
+        path = (self._folder / (name or ".")).resolve()
+        if not path.is_dir():
+            self._fault(item, ("mcp", "cwd"), "E49", f"{name} is no folder.", "name a folder that exists.")
+        return str(path)
 
     def _fault(self, item: Item[Upstream], keys: tuple[str, ...], code: str, message: str, fix: str) -> None:
         self._draft.faults.append(item.fault(keys, code, message, fix))
 
-    def _headers(self, item: Item[Upstream], said: HttpUpstream) -> dict[str, str | plans.Secret]:
+    def _values(
+        self, item: Item[Upstream], under: tuple[str, ...], said: Mapping[str, str] | None
+    ) -> dict[str, str | plans.Secret]:
+        """Headers, or variables of a child."""
         found: dict[str, str | plans.Secret] = {}
-        for name, text in (said.headers or {}).items():
-            keys = ("http", "headers", name)
+        for name, text in (said or {}).items():
+            keys = (*under, name)
             if looks_secret(name, text):
                 path = ".".join(str(step) for step in (*item.path, *keys))
                 fix = "write {env:NAME} or {file:/path} instead, and change the secret: it stood in a file."
@@ -127,23 +157,20 @@ class Resolver:
             return None, f"the file {name} cannot be read: {_why(error)}.", fix
         return (text, "", "") if text else (None, f"the file {name} is empty.", fix)
 
-    def _file(self, item: Item[Upstream], key: str, name: str | None) -> str:
+    def _file(self, item: Item[Upstream], keys: tuple[str, ...], name: str | None) -> str:
         """The absolute path of a PEM file that exists; empty where none is named."""
         if name is None:
             return ""
         path = self._folder / name
         try:
             if "-----BEGIN" not in path.read_text("utf-8"):
-                self._fault(item, ("http", key), "E49", f"the file {name} is not PEM.", "name a PEM file.")
+                self._fault(item, keys, "E49", f"the file {name} is not PEM.", "name a PEM file.")
         except (OSError, ValueError) as error:
-            self._fault(
-                item, ("http", key), "E49", f"the file {name} cannot be read: {_why(error)}.", "name a PEM file."
-            )
+            self._fault(item, keys, "E49", f"the file {name} cannot be read: {_why(error)}.", "name a PEM file.")
         return str(path)
 
-    def _url(self, item: Item[Upstream], text: str) -> str:
+    def _url(self, item: Item[Upstream], keys: tuple[str, ...], text: str) -> str:
         """The base address without a slash at the end. It is shown to people, so it must hold no secret."""
-        keys = ("http", "url")
         value = self._resolved(item, keys, text)
         if value is None:
             return ""

@@ -23,6 +23,7 @@ from outrider.policy.fields import (
     lasting,
     optional,
 )
+from outrider.policy.schema_mcp import McpUpstream
 from outrider.policy.units import format_size
 
 # ── what a fault domain shares ───────────────────────────────────────────────────────────────────────────────────
@@ -163,5 +164,6 @@ class Upstream(Model):
     """Where tools live. The name is the group of its tools: ledger.get_balance lives at `ledger`."""
 
     http: HttpUpstream = optional("An HTTP service.")
+    mcp: McpUpstream = optional("An MCP server.")
     health: Health = optional("Health probes.")
     domain: Domain = optional("What this upstream's fault domain shares, over the policy's `domain`.")

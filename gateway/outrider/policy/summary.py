@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from outrider.policy.plans import HttpUpstream, Probe, Upstream
+from outrider.policy.plans import HttpUpstream, McpUpstream, Probe, Upstream
 from outrider.policy.rules import Rule
 
 if TYPE_CHECKING:
@@ -45,11 +45,26 @@ def _upstream(upstream: Upstream) -> dict[str, Any]:
     domain = asdict(upstream.domain)
     domain["rate_limits"] = list(domain["rate_limits"])
     return {
-        "kind": "http" if upstream.http is not None else "local",
+        "kind": upstream.kind,
         "http": _http(upstream.http) if upstream.http is not None else None,
+        "mcp": _mcp(upstream.mcp) if upstream.mcp is not None else None,
         "startup": _probe(upstream.startup),
         "readiness": _probe(upstream.readiness),
         "domain": domain,
+    }
+
+
+def _mcp(mcp: McpUpstream) -> dict[str, Any]:
+    return {
+        "http": _http(mcp.http) if mcp.http is not None else None,
+        "command": list(mcp.command),
+        "env": sorted(mcp.env),
+        "cwd": mcp.cwd,
+        "start": mcp.start,
+        "protocol": mcp.protocol,
+        "trust_annotations": mcp.trust_annotations,
+        "drift": mcp.drift,
+        "max_response_bytes": mcp.max_response_bytes,
     }
 
 
