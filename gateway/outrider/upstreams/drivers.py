@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+from outrider.errors import Misconfigured
 from outrider.policy.load import Policy
-from outrider.policy.plans import HttpUpstream, Upstream
+from outrider.policy.plans import HttpUpstream, McpUpstream, Upstream
 from outrider.upstreams.base import UpstreamDriver
 from outrider.upstreams.http import HttpDriver
+from outrider.upstreams.mcp.driver import McpDriver
+from outrider.upstreams.mcp.http import HttpTransport
 
 RETIRED_FOR_S = 300.0
 """How long a driver whose settings changed lives on for calls that are pinned to the older policy. One that needs it
 longer gets a new one with those settings."""
+
+Settings = HttpUpstream | McpUpstream
 
 
 class Drivers:
@@ -19,37 +24,52 @@ class Drivers:
 
     def __init__(self, local: UpstreamDriver) -> None:
         self._local = local
-        self._http: dict[str, list[tuple[HttpUpstream, HttpDriver]]] = {}
+        self._made: dict[str, list[tuple[Settings, UpstreamDriver]]] = {}
 
     def get(self, upstream: Upstream) -> UpstreamDriver:
         """The driver with exactly these settings. Raises Misconfigured when a certificate cannot be read."""
-        if upstream.http is None:
+        wanted = upstream.http or upstream.mcp
+        if wanted is None:
             return self._local
-        made = self._http.setdefault(upstream.name, [])
+        made = self._made.setdefault(upstream.name, [])
         for settings, driver in made:
-            if settings is upstream.http or settings == upstream.http:
+            if settings is wanted or settings == wanted:
                 return driver
-        driver = HttpDriver(upstream.http)
-        made.append((upstream.http, driver))
+        driver = _make(wanted)
+        made.append((wanted, driver))
         return driver
+
+    def mcp(self, upstream: Upstream) -> McpDriver | None:
+        """The driver of an MCP server; None for another kind. Raises Misconfigured."""
+        driver = self.get(upstream)
+        return driver if isinstance(driver, McpDriver) else None
 
     def apply(self, policy: Policy) -> None:
         """Make what is new, retire what changed. Raises Misconfigured."""
-        wanted = {name: upstream.http for name, upstream in policy.upstreams.items() if upstream.http is not None}
-        for name in wanted:
-            self.get(policy.upstreams[name])
-        for name, made in self._http.items():
-            self._http[name] = [entry for entry in made if entry[0] == wanted.get(name)]
+        wanted = {name: upstream.http or upstream.mcp for name, upstream in policy.upstreams.items()}
+        for upstream in policy.upstreams.values():
+            self.get(upstream)
+        for name, made in self._made.items():
+            self._made[name] = [entry for entry in made if entry[0] == wanted.get(name)]
             for settings, driver in made:
                 if settings != wanted.get(name):
                     self._retire(driver)
 
-    def _retire(self, driver: HttpDriver) -> None:
+    def _retire(self, driver: UpstreamDriver) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(RETIRED_FOR_S, lambda: loop.create_task(driver.close()))
 
     async def close(self) -> None:
-        for made in self._http.values():
+        for made in self._made.values():
             for _, driver in made:
                 await driver.close()
         await self._local.close()
+
+
+def _make(settings: Settings) -> UpstreamDriver:
+    if isinstance(settings, HttpUpstream):
+        return HttpDriver(settings)
+    over_http = settings.http
+    if over_http is None:
+        raise Misconfigured("An MCP server that is a child process (mcp.command) cannot be started by this version.")
+    return McpDriver(settings, lambda: HttpTransport(over_http))

@@ -1,0 +1,305 @@
+"""An MCP server as an upstream. One attempt is one request on the wire, with an id of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from outrider.calls import Attempt, Outcome, OutcomeKind
+from outrider.mcp_wire import (
+    INTERNAL_ERROR,
+    LEGACY,
+    META_PROGRESS,
+    METHOD_NOT_FOUND,
+    MODERN,
+    OWN,
+    Message,
+    RpcError,
+)
+from outrider.policy.plans import McpUpstream, Plan
+from outrider.upstreams.mcp.caller import McpCaller
+from outrider.upstreams.mcp.catalog import Catalog, Shelf
+from outrider.upstreams.mcp.outcomes import never_sent, of_answer, of_failure
+from outrider.upstreams.mcp.session import SILENT, Session, open_legacy, open_modern
+from outrider.upstreams.mcp.transport import Listener, McpFailure, Phase, Sending, Transport
+
+OPEN_S = 10.0
+"""How long a handshake may take."""
+LIST_S = 15.0
+"""How long reading the list of tools may take."""
+CANCEL_S = 1.0
+"""How long a server is given to take the news that nobody waits any more."""
+METHOD_PREFIX = "mcp:"
+"""``NAME.mcp:resources/read`` is a method of the server that is no tool."""
+
+Key = tuple[str, int]
+MakeTransport = Callable[[], Transport]
+
+
+class McpDriver:
+    """Sends attempts to one MCP server. ``connect`` makes a way to it; one that serves both eras gets one of each."""
+
+    def __init__(self, settings: McpUpstream, connect: MakeTransport, *, one_era: bool = False) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._one_era = one_era  # a child speaks over one pair of pipes, in one era
+        self._ids = itertools.count(1)
+        self._sessions: dict[bool, Session] = {}  # by whether it is modern
+        self._versions: tuple[str, ...] | None = None  # of the server, once it was asked
+        self._opening = asyncio.Lock()
+        self._shelf = Shelf()
+        self._under_way: dict[Key, tuple[Session, int]] = {}
+        self._hearers: list[Callable[[Message], None]] = []
+
+    # ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def send(self, attempt: Attempt, plan: Plan, timeout_s: float) -> Outcome:
+        caller = attempt.caller if isinstance(attempt.caller, McpCaller) else None
+        sending = Sending(plan.timeouts.connect_s, max_bytes=self._settings.max_response_bytes)
+        try:
+            session = await self.session(caller.modern if caller is not None else True, sending)
+        except McpFailure as failure:
+            return never_sent(failure)
+        outcome = await self._exchange(session, attempt, plan, caller, sending)
+        if isinstance(outcome, Outcome):
+            return outcome
+        # the server forgot our session, so it executed nothing: a new one, once
+        attempt.sent = False
+        try:
+            session = await self._reopened(session, sending)
+        except McpFailure as failure:
+            return never_sent(failure)
+        outcome = await self._exchange(session, attempt, plan, caller, sending)
+        return outcome if isinstance(outcome, Outcome) else of_failure(outcome, attempt)
+
+    async def stopped(self, attempt: Attempt, plan: Plan, why: str) -> Outcome:
+        """The modern era sees a closed response; a legacy server and a child are told."""
+        found = self._under_way.pop((attempt.call.id, attempt.n), None)
+        if found is not None and attempt.sent:
+            session, request_id = found
+            params = {"requestId": request_id, "reason": why}
+            with suppress(McpFailure, TimeoutError):
+                async with asyncio.timeout(CANCEL_S):
+                    await session.transport.notify(_notification("notifications/cancelled", params))
+        return Outcome(OutcomeKind.UNKNOWN if attempt.sent else OutcomeKind.NOT_EXECUTED)
+
+    async def _exchange(
+        self, session: Session, attempt: Attempt, plan: Plan, caller: McpCaller | None, sending: Sending
+    ) -> Outcome | McpFailure:
+        """One request. A failure is handed back only where the session is lost."""
+        method, params = _asked(attempt, plan, caller)
+        tool = await self._described(session, method, params, sending)
+        meta, token = _meta(attempt, params)
+        message, headers = session.dressed(
+            method, params, meta, capabilities=caller.capabilities if caller else None, tool=tool
+        )
+        if attempt.idempotency_key and plan.idempotency_header:
+            headers[plan.idempotency_header] = attempt.idempotency_key
+        key = (attempt.call.id, attempt.n)
+        self._under_way[key] = (session, message["id"])
+        listener = _listener(attempt, caller, token)
+        answer = failed = None
+        try:
+            answer = await session.request(message, listener, replace(sending, headers=headers))
+        except McpFailure as failure:
+            failed = failure
+        # not in a ``finally``: an attempt that is interrupted is looked up once more, by ``stopped``
+        self._under_way.pop(key, None)
+        if failed is not None:
+            return failed if failed.session_lost else of_failure(failed, attempt)
+        assert answer is not None
+        return of_answer(answer, whole=caller is not None)
+
+    async def _described(
+        self, session: Session, method: str, params: Mapping[str, Any], sending: Sending
+    ) -> Message | None:
+        """What the list of tools says of this one: the modern era repeats some arguments in headers. A server that
+        cannot be asked just now is sent the call all the same, and judges it."""
+        if method != "tools/call" or not session.modern:
+            return None
+        with suppress(McpFailure, RpcError, ValueError, TimeoutError):
+            async with asyncio.timeout(LIST_S):
+                catalog = await self._shelf.get(lambda page: self._list(session, page, sending))
+            return catalog.tools.get(str(params.get("name")))
+        return None
+
+    # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def session(self, modern: bool, sending: Sending) -> Session:
+        """The one of this era, or of the other where the server speaks only that. Raises McpFailure: nothing of a call
+        was sent."""
+        async with self._opening:
+            found = self._sessions.get(self._era(modern))
+            if found is not None:
+                return found
+            try:
+                async with asyncio.timeout(OPEN_S):
+                    return await self._open(modern, sending)
+            except TimeoutError:
+                raise McpFailure(Phase.CONNECT, f"no handshake within {OPEN_S:g} s") from None
+
+    def _era(self, modern: bool) -> bool:
+        """Whether the modern one is spoken, as far as is known."""
+        if self._settings.protocol != "auto":
+            return self._settings.protocol == MODERN
+        if self._one_era and self._sessions:
+            return next(iter(self._sessions))
+        if self._versions is None:
+            return modern
+        speaks_modern, speaks_legacy = MODERN in self._versions, any(one in LEGACY for one in self._versions)
+        return speaks_modern if modern else speaks_modern and not speaks_legacy
+
+    async def _open(self, modern: bool, sending: Sending) -> Session:
+        transport = self._connect()
+        try:
+            session = await self._greeted(transport, modern, sending)
+        except BaseException:
+            await transport.close()
+            raise
+        transport.on_message(self._heard)
+        self._sessions[session.modern] = session
+        return session
+
+    async def _greeted(self, transport: Transport, modern: bool, sending: Sending) -> Session:
+        wanted = self._settings.protocol
+        if wanted in LEGACY:
+            return await open_legacy(transport, sending, self._ids, wanted)
+        if self._versions is None:
+            asked = await open_modern(transport, sending, self._ids)
+            if isinstance(asked, Session):
+                self._versions = asked.server.versions
+                if self._era(modern) or self._one_era:
+                    return asked
+            elif wanted == MODERN:
+                raise McpFailure(Phase.CONNECT, f"the server does not speak {MODERN}", peer=True)
+            else:
+                self._versions = tuple(version for version in asked if version in LEGACY) or LEGACY
+        elif self._era(modern):
+            asked = await open_modern(transport, sending, self._ids)
+            if isinstance(asked, Session):
+                return asked
+            self._versions = LEGACY
+        newest = next(version for version in LEGACY if version in self._versions)
+        return await open_legacy(transport, sending, self._ids, newest)
+
+    async def _reopened(self, lost: Session, sending: Sending) -> Session:
+        if self._sessions.get(lost.modern) is lost:
+            del self._sessions[lost.modern]
+            await lost.transport.close()
+        return await self.session(lost.modern, sending)
+
+    # ── what else the server tells ───────────────────────────────────────────────────────────────────────────────
+
+    async def catalog(self) -> Catalog:
+        """Its tools. Raises McpFailure, RpcError, and ValueError for a list that is none."""
+        sending = Sending(OPEN_S, max_bytes=self._settings.max_response_bytes)
+        session = await self.session(True, sending)
+        try:
+            async with asyncio.timeout(LIST_S):
+                return await self._shelf.get(lambda page: self._list(session, page, sending))
+        except TimeoutError:
+            raise McpFailure(Phase.SENT, f"no list of tools within {LIST_S:g} s") from None
+
+    async def _list(self, session: Session, page: Message, sending: Sending) -> Message:
+        message, headers = session.dressed("tools/list", page, {})
+        answer = await session.request(message, SILENT, replace(sending, headers=headers))
+        if "error" in answer:
+            raise RpcError.of(answer["error"])
+        if not isinstance(answer["result"], dict):
+            raise ValueError("the server's list of tools is none")
+        return answer["result"]
+
+    def subscribe(self, hear: Callable[[Message], None]) -> None:
+        """``hear`` gets every notification that belongs to no call."""
+        self._hearers.append(hear)
+
+    def _heard(self, message: Message) -> None:
+        if message.get("method") == "notifications/tools/list_changed":
+            self._shelf.forget()
+        for hear in self._hearers:
+            hear(message)
+
+    def snapshot(self) -> dict[str, Any]:
+        """For the control plane; JSON types only."""
+        known = self._shelf.known
+        sessions = [
+            {"version": session.server.version, "server": dict(session.server.info), **session.transport.snapshot()}
+            for session in self._sessions.values()
+        ]
+        return {"sessions": sessions, "tools": None if known is None else len(known.tools)}
+
+    async def close(self) -> None:
+        await self._shelf.close()
+        for session in self._sessions.values():
+            await session.transport.close()
+        self._sessions.clear()
+
+
+def _asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, Mapping[str, Any]]:
+    """Method and parameters: all that an MCP client sent, or what a plain call means. The arguments are those of the
+    call, which the rules saw."""
+    operation = attempt.tool.partition(".")[2]
+    arguments = dict(attempt.call.args)
+    if attempt.idempotency_key and plan.idempotency_argument:
+        arguments[plan.idempotency_argument] = attempt.idempotency_key
+    sent = dict(caller.params) if caller is not None else {}
+    if operation.startswith(METHOD_PREFIX):
+        return operation[len(METHOD_PREFIX) :], {**sent, **arguments}
+    return "tools/call", {**sent, "name": operation, "arguments": arguments}
+
+
+def _meta(attempt: Attempt, params: Mapping[str, Any]) -> tuple[Message, Any]:
+    """What is put over the caller's ``_meta``, and the caller's own token of progress: ours is one for this attempt."""
+    meta: Message = {f"{OWN}call-id": attempt.call.id}
+    if attempt.deadline_ms is not None:
+        meta[f"{OWN}deadline-ms"] = attempt.deadline_ms
+    if attempt.call.traceparent:
+        meta["traceparent"] = attempt.call.traceparent
+    token = (params.get("_meta") or {}).get(META_PROGRESS)
+    if token is not None:
+        meta[META_PROGRESS] = f"{attempt.call.id}/{attempt.n}"
+    return meta, token
+
+
+def _listener(attempt: Attempt, caller: McpCaller | None, token: Any) -> Listener:
+    def sent() -> None:
+        attempt.sent = True
+
+    def told(message: Message) -> None:
+        if caller is not None and (own := _with_token(message, token)) is not None:
+            caller.notify(own)
+
+    return Listener(sent, told, _asks(attempt, caller))
+
+
+def _asks(attempt: Attempt, caller: McpCaller | None) -> Callable[[Message], Awaitable[Message]]:
+    """What becomes of the server's requests to its client: nobody is asked twice, so the attempt is committed."""
+
+    async def asked(message: Message) -> Message:
+        method = str(message["method"])
+        if method == "ping":
+            return {}
+        if caller is None:
+            raise RpcError(METHOD_NOT_FOUND, f"this call has no MCP client that could be asked for {method[:100]}")
+        if attempt.commit is None or not await attempt.commit():
+            raise RpcError(INTERNAL_ERROR, "it cannot be recorded that the client is asked, so it is not")
+        return await caller.ask(method, message.get("params") or {})
+
+    return asked
+
+
+def _with_token(message: Message, token: Any) -> Message | None:
+    """A notification as the caller knows it; None for progress that it did not ask for."""
+    if message.get("method") != "notifications/progress":
+        return message
+    if token is None:
+        return None
+    return {**message, "params": {**(message.get("params") or {}), "progressToken": token}}
+
+
+def _notification(method: str, params: Message) -> Message:
+    return {"jsonrpc": "2.0", "method": method, "params": params}
