@@ -23,9 +23,12 @@ from outrider.http_common import (
     respond_problem,
 )
 from outrider.identity import Authenticator, Credential, Denial
+from outrider.mcp.routes import mount as mount_mcp
+from outrider.mcp.work import Asker, Desk
 from outrider.policy.current import CurrentPolicy
 from outrider.supervisor import Supervisor
 from outrider.telemetry import traceparent_from, tracestate_from
+from outrider.upstreams.drivers import Drivers
 from outrider.wire import CallAnswer, CallBody
 
 DEADLINE_HEADER = "Gateway-Timeout-Ms"
@@ -57,6 +60,7 @@ class DataPlane:
     authenticator: Authenticator
     channel: Callable[[web.Request, Credential], Awaitable[web.StreamResponse]]
     ready: Callable[[], str | None]
+    drivers: Drivers
 
 
 def data_app(plane: DataPlane) -> web.Application:
@@ -81,6 +85,7 @@ def data_app(plane: DataPlane) -> web.Application:
 
     app.router.add_post("/v1/call", call)
     app.router.add_get("/v1/channel", channel)
+    mount_mcp(app, Desk(plane.supervisor, plane.policies, plane.drivers), partial(_message, plane), _asker)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app
@@ -183,6 +188,26 @@ def to_call(body: bytes, request: web.Request, credential: Credential) -> Call:
         session=_name(asked.session or "", "session"),
         parent=_name(asked.parent or "", "parent"),
         caller_ref=_name(asked.caller_ref or "", "caller_ref"),
+        deadline_ms=_deadline_ms(request),
+        traceparent=traceparent,
+        tracestate=tracestate,
+    )
+
+
+async def _message(plane: DataPlane, request: web.Request) -> bytes | None:
+    """The body of an MCP message; None where it is larger than the policy allows. Raises BadRequest."""
+    return await _body(request, plane.policies.current.limits.max_body_bytes)
+
+
+def _asker(request: web.Request) -> Asker:
+    """Who sends an MCP message. Raises BadRequest and AnothersName."""
+    credential = request[CREDENTIAL]
+    traceparent, tracestate = _trace_context(request)
+    return Asker(
+        credential,
+        _agent(credential, _name(request.headers.get("Outrider-Agent", ""), "agent")),
+        run=_name(request.headers.get("Outrider-Run", ""), "run"),
+        session=_name(request.headers.get("Outrider-Session", ""), "session"),
         deadline_ms=_deadline_ms(request),
         traceparent=traceparent,
         tracestate=tracestate,

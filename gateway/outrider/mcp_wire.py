@@ -134,8 +134,8 @@ def _is_marked(text: str) -> bool:
 MAX_SCHEMA_NODES: Final = 10_000
 
 
-def mirrored(schema: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The header names that a tool's input schema asks for with ``x-mcp-header``, each with its argument's path.
+def mirrored(schema: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """What a tool's input schema says with ``x-mcp-header`` (a header's name), each with its argument's path.
     What is behind ``$ref`` or in a list is not looked at: the specification allows plain properties only."""
     waiting: list[tuple[Any, tuple[str, ...]]] = [(schema, ())]
     for _ in range(MAX_SCHEMA_NODES):

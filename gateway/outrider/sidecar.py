@@ -106,7 +106,9 @@ class Sidecar:
             self._exporting.start()
         services.health.start()
         doorman = self._doorman
-        plane = DataPlane(services.supervisor, services.policies, doorman, services.channel.handler, self._unready)
+        plane = DataPlane(
+            services.supervisor, services.policies, doorman, services.channel.handler, self._unready, self._drivers
+        )
         # People and peers first: what they stop from now on, and what they stopped before, is stopped before any agent
         # is served.
         self.control = await self._listen(control_app(services, self._tokens), settings.control, settings, "control")

@@ -27,9 +27,11 @@ class CurrentPolicy:
         self._listeners: list[Callable[[Policy | None, tuple[Fault, ...]], None]] = []
         self._seen = self._fingerprint()
 
-    def subscribe(self, listener: Callable[[Policy | None, tuple[Fault, ...]], None]) -> None:
-        """``listener(policy, ())`` after a change, ``listener(None, faults)`` after one that was refused."""
+    def subscribe(self, listener: Callable[[Policy | None, tuple[Fault, ...]], None]) -> Callable[[], None]:
+        """``listener(policy, ())`` after a change, ``listener(None, faults)`` after one that was refused; until what is
+        returned is called."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def reload(self) -> Policy:
         """Read the folder again. Raises Misconfigured with every fault; the old policy then stays in force."""
@@ -49,7 +51,7 @@ class CurrentPolicy:
         return policy
 
     def _tell(self, policy: Policy | None, faults: tuple[Fault, ...]) -> None:
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener(policy, faults)
 
     def _fingerprint(self) -> Fingerprint:

@@ -119,6 +119,13 @@ class Rules:
         shadows = tuple(rule for rule in rules if rule.shadow)
         return _Matching(those("deny"), those("require_approval"), those("allow"), shadows)
 
+    def may(self, tool: str, agent: str) -> bool:
+        """Whether some call of this tool by this agent could be allowed, as far as that is known without arguments."""
+        matching = self._matching(tool, agent)
+        if any(rule.condition is None for rule in matching.denies):
+            return False
+        return bool(matching.allows or matching.approvals)
+
     def decide(self, facts: Facts) -> Decision:
         """The decision on one call. Never raises for what a caller sent."""
         matching = self._matching(facts.tool, facts.agent.name)

@@ -213,14 +213,15 @@ class McpDriver:
             raise ValueError("the server's list of tools is none")
         return answer["result"]
 
-    def subscribe(self, hear: Callable[[Message], None]) -> None:
-        """``hear`` gets every notification that belongs to no call."""
+    def subscribe(self, hear: Callable[[Message], None]) -> Callable[[], None]:
+        """``hear`` gets every notification that belongs to no call, until what is returned is called."""
         self._hearers.append(hear)
+        return lambda: self._hearers.remove(hear)
 
     def _heard(self, message: Message) -> None:
         if message.get("method") == "notifications/tools/list_changed":
             self._shelf.forget()
-        for hear in self._hearers:
+        for hear in tuple(self._hearers):
             hear(message)
 
     def snapshot(self) -> dict[str, Any]:
