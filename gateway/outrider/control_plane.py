@@ -3,7 +3,6 @@ file a group; the head of each file lists what it offers."""
 
 from __future__ import annotations
 
-import ipaddress
 from functools import partial
 
 from aiohttp import web
@@ -25,7 +24,7 @@ from outrider.control import (
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
 from outrider.errors import Code, Misconfigured, Refused
-from outrider.http_common import Handler, Tokens, bearer, cross_origin, guarded, problem_response
+from outrider.http_common import Handler, Tokens, bearer, cross_origin, guarded, own_host_only, problem_response
 from outrider.identity.tokens import PREFIX as AGENTS_PREFIX
 from outrider.ledger.writer import LedgerUnavailable
 from outrider.services import Services
@@ -50,7 +49,7 @@ ROUTES: Routes = (
 def control_app(services: Services, tokens: Tokens) -> web.Application:
     """The people's listener."""
     app = web.Application(
-        middlewares=[guarded(_foreign_page, _own_host_only, partial(_people_only, tokens)), _refusals],
+        middlewares=[guarded(_foreign_page, own_host_only, partial(_people_only, tokens)), _refusals],
         client_max_size=MAX_BODY_BYTES,
     )
     app[console.DESK] = console.Desk(services, tokens)
@@ -95,25 +94,6 @@ def _refused_credential(kind: str | None, given: bool) -> web.Response:
 def _foreign_page(request: web.Request) -> web.Response | None:
     """A page of another site may link to ours, and nothing else."""
     return None if console.is_arrival(request) else cross_origin(request)
-
-
-def _own_host_only(request: web.Request) -> web.Response | None:
-    """A page whose name was pointed at this machine is of the same origin to a browser, so a browser must have asked
-    for an address or for localhost. Programs may use any name."""
-    browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
-    if browser and not _is_own(request.url.host or ""):
-        return problem_response(Code.FORBIDDEN, "Browsers reach this listener by its address or as localhost only.")
-    return None
-
-
-def _is_own(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import os
 import secrets
@@ -142,6 +143,25 @@ def cross_origin(request: web.Request) -> web.Response | None:
     if foreign or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
         return problem_response(Code.FORBIDDEN, "Requests from pages of another origin are refused.")
     return None
+
+
+def own_host_only(request: web.Request) -> web.Response | None:
+    """A page whose name was pointed at this machine is of the same origin to a browser, so a browser must have asked
+    for an address or for localhost. Programs may use any name."""
+    browser = "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
+    if browser and not _is_own(request.url.host or ""):
+        return problem_response(Code.FORBIDDEN, "Browsers reach this listener by its address or as localhost only.")
+    return None
+
+
+def _is_own(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def guarded(*guards: Guard) -> Any:
