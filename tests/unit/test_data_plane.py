@@ -29,9 +29,10 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for_without_end(monkeyp
     plane = DataPlane(
         cast(Any, None),
         cast(Any, policies),
-        cast(Any, Authenticator(TOKEN, cast(Any, None), IdentitySettings())),
+        Authenticator(TOKEN, cast(Any, SimpleNamespace(epochs=None)), IdentitySettings()),
         no_channel,
         lambda: None,
+        cast(Any, None),
     )
     async with TestServer(data_app(plane)) as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
