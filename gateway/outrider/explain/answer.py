@@ -38,22 +38,22 @@ def explanation(policy: Policy, facts: Facts) -> dict[str, Any]:
     upstream = plan.upstream
     answer["upstream"] = {
         "name": upstream.name,
-        "kind": "http" if upstream.http is not None else "local",
+        "kind": upstream.kind,
         "values": [value.as_dict() for value in places.upstream(upstream.name)],
     }
     answer["plan"] = [value.as_dict() for value in places.plan(facts.tool)]
     answer["domain"] = {
-        "shared_by": _shared_by(facts, upstream.name, http=upstream.http is not None),
+        "shared_by": _shared_by(facts, upstream.name, local=upstream.kind == "local"),
         "values": [value.as_dict() for value in places.domain(upstream.name)],
     }
     answer["request"] = request_of(plan, facts.args, places.url(upstream.name), places.headers(upstream.name))
     return answer
 
 
-def _shared_by(facts: Facts, upstream: str, *, http: bool) -> str:
-    if http:
-        return f"every tool of {upstream}"
-    return f"the calls of {facts.tool} by {facts.agent.name}"
+def _shared_by(facts: Facts, upstream: str, *, local: bool) -> str:
+    if local:
+        return f"the calls of {facts.tool} by {facts.agent.name}"
+    return f"every tool of {upstream}"
 
 
 def _decided(policy: Policy, decision: Decision) -> dict[str, Any]:

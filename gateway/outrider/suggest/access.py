@@ -60,7 +60,7 @@ def callable_tool(tool: str, known: Carried) -> bool:
     if known.policy is not None:
         return known.policy.plan(tool) is not None
     group, _, operation = tool.partition(".")
-    return group == "local" and is_operation(operation, over_http=False)
+    return group == "local" and is_operation(operation, "local")
 
 
 def _with_fallbacks(tool: str, known: Carried) -> set[str]:

@@ -244,7 +244,7 @@ class Traces:
 
 def _call_attributes(call: Call, ending: Ending) -> dict[str, Value]:
     plan, agent, outcome = ending.plan, call.agent, ending.outcome
-    local = call.upstream == "local" if plan is None else plan.upstream.http is None
+    local = call.upstream == "local" if plan is None else plan.upstream.kind == "local"
     found: dict[str, Any] = {
         semconv.OPERATION_NAME: semconv.EXECUTE_TOOL,
         semconv.TOOL_NAME: call.tool,
