@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from outrider_adapters import autogen_mcp, autogen_runs, drive, framework
+from outrider_adapters import autogen_mcp, autogen_runs, declared, drive, framework
 from outrider_adapters.autogen_runs import Killed, ToolFailed
 from outrider_adapters.work import Answer, AsyncBody, Body, EndState, Made, Problem, Raise, Value, Work
 
@@ -93,6 +93,16 @@ class Execution:
 EXECUTION: ContextVar[Execution | None] = ContextVar("outrider_autogen_execution", default=None)
 
 
+def _digest(holder: Any) -> str:
+    """Of a tool. A workbench tells its tools only to who asks it, which takes a call of its own."""
+    if hasattr(holder, "call_tool"):
+        return ""
+    kind = getattr(holder, "_args_type", None)
+    description = getattr(holder, "description", "")
+    key = (Call, type(holder), holder.name, description, id(kind))
+    return declared.of(key, kind, lambda: (holder.name, description, holder.schema))
+
+
 class Call:
     """One call of a tool by ``run_json`` or ``run_json_stream``."""
 
@@ -133,6 +143,7 @@ class Call:
             agent=autogen_runs.agent() if settings.subagents else settings.agent,
             caller_ref=self.call_id or "",
             framework_tool=self.name,
+            digest=_digest(self.holder),
             failure_in=self.failure_in,
             passes=self.passes,
             plain=self.plain,

@@ -38,6 +38,8 @@ STRANDED_S = 5.0
 MAX_AHEAD = 8
 """How many results may be handed out before their calls are closed (``on_ok: report``). Without a bound a busy agent
 would run ahead of its gateway, whose calls under way would pile up until it refuses."""
+MAX_DECLARED = 5000
+"""Tools of which it is remembered what the gateway was told."""
 REDELIVERY_S = 0.5
 """How long after a welcome the answers that the gateway kept may take to arrive."""
 Notify = Callable[[], None]
@@ -70,6 +72,7 @@ class Channel:
         self._spool = Spool()
         self._greeted: set[Key] = set()  # ends that the last hello told
         self._said_unrecorded = False
+        self._declared: dict[tuple[str, str], str] = {}  # agent and tool → the digest that this connection was told
         self._link = Link(surroundings, self)
         self._gate = Gate(self._link)
 
@@ -96,7 +99,7 @@ class Channel:
     def open(self, exchange: Exchange) -> Answer | None:
         """Send ``open``; None when that went well. ``Unsent`` when the channel is not up."""
         exchange.ref = f"{next(self._refs):x}"
-        data = frames.encode_open(exchange, named=self._named)
+        data = frames.encode_open(exchange, named=self._named, digest=self._news(exchange))
         if len(data) > self.limits.frame_bytes:
             detail = f"The arguments of {exchange.work.tool} take {len(data)} bytes; {self.limits.frame_bytes} may be."
             return Problem(problem(Code.TOO_LARGE, detail, outcome="not_executed", attempts=0))
@@ -105,10 +108,18 @@ class Channel:
                 return Unsent()
             if len(self._exchanges) < self.limits.max_open and not self._spool.full:
                 self._exchanges[exchange.ref] = exchange
+                if len(self._declared) > MAX_DECLARED:
+                    self._declared.clear()
+                self._declared[exchange.agent, exchange.work.tool] = exchange.work.digest
                 self._link.post(data, sending=exchange)
                 return None
         detail = f"This process has {len(self._exchanges)} calls open and {len(self._spool)} ends to report."
         return Problem(problem(Code.OVERLOADED, detail, outcome="not_executed", attempts=0))
+
+    def _news(self, exchange: Exchange) -> str:
+        """The digest of the tool, where this connection was told another one, or none."""
+        digest = exchange.work.digest
+        return "" if self._declared.get((exchange.agent, exchange.work.tool)) == digest else digest
 
     def caller_left(self, exchange: Exchange) -> None:
         """The caller gave up: nothing more of this call begins, and the sidecar is told."""
@@ -231,6 +242,7 @@ class Channel:
                 return
             self._up = False
             self._down_since = time.monotonic()
+            self._declared.clear()
             exchanges, self._exchanges = self._exchanges, {}
             self._stranded.update(exchanges)
             self._revoke(self._attempts.values())
@@ -277,8 +289,10 @@ class Channel:
                     self._spool.ack((frame.call, frame.n), frame.state)
             case wire.ProblemFrame():
                 self._problem(frame)
-            case wire.Lifecycle():
+            case wire.Lifecycle(agent=""):
                 log.info("the sidecar says: %s %s", frame.state, frame.reason)
+            case wire.Lifecycle():
+                log.warning("agent %s is %s: %s", frame.agent, frame.state, frame.reason or "by a person's word")
 
     def _drop(self, ref: str) -> Exchange | None:
         with self._gate:

@@ -20,7 +20,7 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from crewai.utilities.string_utils import sanitize_tool_name
 
 from outrider.errors import Code, Refused, problem
-from outrider_adapters import crewai_turns, drive, framework, process
+from outrider_adapters import crewai_turns, declared, drive, framework, process
 from outrider_adapters import governed as plain
 from outrider_adapters.crewai_turns import Turn
 from outrider_adapters.work import Answer, EndState, Made, Problem, Raise, Value, Work
@@ -84,6 +84,12 @@ def name_of(tool: Any) -> str:
     return mark_of(tool) or f"local.{sanitize_tool_name(tool.name)}"
 
 
+def _digest(tool: Any) -> str:
+    schema = getattr(tool, "args_schema", None)
+    key = (BaseTool, type(tool), tool.name, tool.description, id(schema))
+    return declared.of(key, schema, lambda: (tool.name, tool.description, declared.schema_of(schema)))
+
+
 # ── one call ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -111,6 +117,7 @@ class ToolCall:
             session=crewai_turns.session_of(self.turn),
             agent=crewai_turns.role_of(self.turn) if Identity.roles else Identity.agent,
             framework_tool=self.tool.name,
+            digest=_digest(self.tool),
             failure_in=_failure_in,
             passes=self._passes,
         )
@@ -316,6 +323,7 @@ def _cached_work(call: ToolCall, value: Any) -> Work:
         agent=asked.agent,
         caller_ref=CACHE,
         framework_tool=asked.framework_tool,
+        digest=asked.digest,
     )
 
 

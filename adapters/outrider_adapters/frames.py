@@ -13,7 +13,7 @@ from importlib import metadata
 import msgspec
 
 from outrider import wire
-from outrider_adapters import tracing, views
+from outrider_adapters import declared, tracing, views
 from outrider_adapters.exchange import Exchange
 
 UNNAMED = "anonymous"
@@ -47,6 +47,7 @@ def hello(
             versions={"outrider": _version(), "python": platform.python_version(), **me.frameworks},
             host=socket.gethostname(),
             pid=os.getpid(),
+            tools=tuple(wire.Tool(tool, digest) for tool, digest in declared.at_hello()),
             running=tuple(wire.Running(call, n) for call, n in dict.fromkeys(running)),
             unacked=tuple(unacked),
             opens=opens,
@@ -54,8 +55,9 @@ def hello(
     )
 
 
-def encode_open(exchange: Exchange, *, named: bool) -> bytes:
-    """``open``, encoded, whatever the arguments are. ``named``: the process's credential says who it is."""
+def encode_open(exchange: Exchange, *, named: bool, digest: str = "") -> bytes:
+    """``open``, encoded, whatever the arguments are. ``named``: the process's credential says who it is. ``digest`` of
+    the tool is told where it is news."""
     work = exchange.work
     traceparent, tracestate = tracing.running()
     frame = wire.Open(
@@ -69,6 +71,7 @@ def encode_open(exchange: Exchange, *, named: bool) -> bytes:
         caller_ref=tidy(work.caller_ref),
         traceparent=traceparent,
         framework_tool=tidy(work.framework_tool),
+        digest=digest,
         tracestate=tracestate,
         declares=work.declares,
     )

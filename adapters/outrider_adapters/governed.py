@@ -15,11 +15,12 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from outrider.errors import Code, Failed, Misconfigured, Refused
-from outrider_adapters import drive
-from outrider_adapters.work import INSIDE, Answer, Inside, Made, Problem, Raise, Value, Work
+from outrider_adapters import declared, drive
+from outrider_adapters.work import INSIDE, Answer, AsyncBody, Body, Inside, Made, Problem, Raise, Value, Work
 
 F = TypeVar("F", bound=Callable[..., Any])
 OWNERS = frozenset({"self", "cls"})
@@ -51,10 +52,34 @@ def govern(function: F, *, name: str = "") -> F:
     signature = inspect.signature(function)
     own = getattr(function, "__name__", type(function).__name__)
     tool = tool_name(name or own)
+    made = _digest(function, own, signature)
+    declared.governs(tool, made)
     make = _async_twin if inspect.iscoroutinefunction(function) else _sync_twin
-    twin = make(function, tool, own, signature)
+    twin = make(function, Told(tool, own, made), signature)
     twin.__outrider_tool__ = tool
     return twin  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a governed function with each call."""
+
+    tool: str
+    own: str
+    digest: str
+
+    def work(self, args: Mapping[str, Any], invoke: Body | None = None, ainvoke: AsyncBody | None = None) -> Work:
+        return Work(self.tool, args, invoke=invoke, ainvoke=ainvoke, framework_tool=self.own, digest=self.digest)
+
+
+def _digest(function: Callable[..., Any], own: str, signature: inspect.Signature) -> str:
+    """Parameters with their annotations; of a default only that there is one, since its text may hold an address."""
+    told = [
+        (name, str(one.kind), str(one.annotation), one.default is not one.empty)
+        for name, one in signature.parameters.items()
+    ]
+    returns = str(signature.return_annotation)
+    return declared.digest(own, inspect.getdoc(function) or "", {"parameters": told, "returns": returns})
 
 
 def tool_name(name: str) -> str:
@@ -76,7 +101,7 @@ def run(run_id: str, *, session: str = "", agent: str = "") -> Iterator[None]:
         INSIDE.reset(token)
 
 
-def _sync_twin(function: Callable[..., Any], tool: str, own: str, signature: inspect.Signature) -> Any:
+def _sync_twin(function: Callable[..., Any], told: Told, signature: inspect.Signature) -> Any:
     @functools.wraps(function)
     def twin(*args: Any, **kwargs: Any) -> Any:
         bound = _bind(signature, args, kwargs)
@@ -85,12 +110,12 @@ def _sync_twin(function: Callable[..., Any], tool: str, own: str, signature: ins
             positional, named = _call_with(bound, instead)
             return function(*positional, **named)
 
-        return result_of(drive.call(Work(tool, _shown(bound), invoke=invoke, framework_tool=own)))
+        return result_of(drive.call(told.work(_shown(bound), invoke=invoke)))
 
     return twin
 
 
-def _async_twin(function: Callable[..., Any], tool: str, own: str, signature: inspect.Signature) -> Any:
+def _async_twin(function: Callable[..., Any], told: Told, signature: inspect.Signature) -> Any:
     @functools.wraps(function)
     async def twin(*args: Any, **kwargs: Any) -> Any:
         bound = _bind(signature, args, kwargs)
@@ -99,7 +124,7 @@ def _async_twin(function: Callable[..., Any], tool: str, own: str, signature: in
             positional, named = _call_with(bound, instead)
             return await function(*positional, **named)
 
-        return result_of(await drive.acall(Work(tool, _shown(bound), ainvoke=ainvoke, framework_tool=own)))
+        return result_of(await drive.acall(told.work(_shown(bound), ainvoke=ainvoke)))
 
     return twin
 

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pydantic.v1 import ValidationError as ValidationErrorV1
 
 from outrider.errors import CallError, Misconfigured, Refused
-from outrider_adapters import drive, environment, framework, langgraph_runs, process, versions
+from outrider_adapters import declared, drive, environment, framework, langgraph_runs, process, versions
 from outrider_adapters import governed as plain
 from outrider_adapters.governed import governed, run
 from outrider_adapters.work import Answer, EndState, Made, Problem, Raise, Value, Work
@@ -208,6 +208,13 @@ def _without_shortcut(original: Callable[..., Any]) -> Callable[..., Any]:
     return ainvoke
 
 
+def _digest(tool: BaseTool) -> str:
+    schema = tool.args_schema
+    key = (BaseTool, type(tool), tool.name, tool.description, id(schema))
+    # what is injected (state, runtime, the call's id) is not told to the model, and not all of it has a schema
+    return declared.of(key, schema, lambda: (tool.name, tool.description, declared.schema_of(tool.tool_call_schema)))
+
+
 def _is_sync(tool: BaseTool) -> bool:
     """LangChain would run it in an executor's thread, which keeps the process alive when the tool hangs."""
     if isinstance(tool, (StructuredTool, Tool)):
@@ -244,6 +251,7 @@ class _ToolCall:
             caller_ref=self.call_id or "",
             framework_tool=self.tool.name,
             declares=framework.claimed_effect(self.tool.metadata),
+            digest=_digest(self.tool),
             failure_in=_failure_in,
             passes=_passes,
             plain=_plain,

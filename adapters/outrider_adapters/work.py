@@ -84,7 +84,7 @@ class Work:
     arguments that the gateway put in place of the caller's, mostly none. ``failure_in`` finds a failure that the
     framework told in a value. ``passes`` names the end state of an exception that is the framework's own and is raised
     untouched. ``plain`` makes of a framework's result what may be shown. ``declares`` is the effect that the tool's
-    own annotations claim.
+    own annotations claim, ``digest`` that of its name, schema and description.
     """
 
     tool: str
@@ -97,6 +97,7 @@ class Work:
     caller_ref: str = ""
     framework_tool: str = ""
     declares: str = ""
+    digest: str = ""
     failure_in: Callable[[Any], BaseException | None] = _nothing
     passes: Callable[[BaseException], EndState | None] = _nothing
     plain: Callable[[Any], Any] = _same

@@ -336,3 +336,16 @@ def test_a_digest_is_not_lost_to_a_declaration_without_one(here: Here) -> None:
     assert here.row("researcher")["drift"] == []
     here.agents.declare(Agent("researcher"), "local.search", "d2")
     assert here.row("researcher")["drift"] == ["local.search"]
+
+
+def test_a_short_window_does_not_make_a_connected_process_lost(here: Here) -> None:
+    """``limits.suspectFor`` may be shorter than the time between two heartbeats."""
+    here.limits = Limits(suspect_s=2.0)
+    here.agents.connected(hello(), "s-1")
+    for _ in range(20):
+        here.pass_s(5)
+        here.agents.heartbeat("s-1")
+        assert here.row("researcher")["observed"] == "ready"
+    here.agents.disconnected("s-1", orderly=False)
+    here.pass_s(3)
+    assert here.row("researcher")["observed"] == "lost"

@@ -77,8 +77,9 @@ class OwnTime:
 
 
 def sign_of(silent_s: float, connected: bool, lost_after_s: float) -> Sign:
-    """What so long a silence means."""
-    if silent_s >= lost_after_s:
+    """What so long a silence means. A process that is connected is not lost between two of its heartbeats, however
+    short ``limits.suspectFor`` is."""
+    if silent_s >= (max(lost_after_s, 2 * LATE_S) if connected else lost_after_s):
         return Sign.SILENT
     if not connected:
         return Sign.BROKE
