@@ -84,7 +84,7 @@ def make_calls(gateway: GatewayProcess) -> list[tuple[int, Any]]:
 
 
 def test_observe_suggest_check_enforce(
-    gateway: GatewayProcess, upstream: UpstreamProcess, run: Run, tmp_path: Path
+    gateway: GatewayProcess, upstream: UpstreamProcess, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way: what was seen passes under the suggested policy, and what was not seen is refused."""
     data = str(gateway.data)
@@ -101,6 +101,9 @@ def test_observe_suggest_check_enforce(
     assert TOKEN not in text and "{env:SHOP_TOKEN}" in text
     assert "effect: read  # REVIEW: its method is GET" in text and "effect: write  # REVIEW: 'pay' in its name" in text
     assert run("check", "--policy", "new")[0] == 0
+    monkeypatch.delenv("SHOP_TOKEN")
+    code, _, err = run("suggest", "--data", data, "--out", "elsewhere")
+    assert (code, "SHOP_TOKEN is not set" in err, "0 error(s)" in err) == (0, True, True)
 
     gateway.write_policy(text)
     assert gateway.control("POST", "/v1/policy/reload")[0] == 200

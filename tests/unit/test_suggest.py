@@ -290,6 +290,16 @@ def test_a_guess_that_would_contradict_what_was_said_is_left_out() -> None:
     assert policy_of(made)
 
 
+def test_files_beside_the_old_policy_are_told_of() -> None:
+    """They are looked for in the new one's folder."""
+    for extra in ("caFile: ca.pem", 'headers: {Authorization: "Bearer {file:token}"}'):
+        head = "apiVersion: outrider.dev/v1alpha1\nkind: Policy\n"
+        text = f'{head}upstreams: {{up: {{http: {{url: "http://127.0.0.1:1", {extra}}}}}}}\n'
+        made = suggestion(Story(), text)
+        assert "REVIEW: names files by relative paths" in made.text
+    assert "relative paths" not in suggestion(Story()).text
+
+
 def test_nothing_seen_gives_a_policy_that_allows_nothing() -> None:
     """And says so."""
     made = suggested(Seen(), Carried(), HERE)

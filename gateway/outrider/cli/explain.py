@@ -78,10 +78,9 @@ def _of_question(
 def _loaded(folder: Path) -> Policy:
     """The folder's policy. What it needs of the sidecar's environment need not be here."""
     from outrider.errors import Misconfigured
-    from outrider.explain.recorded import FORGIVEN
-    from outrider.policy.load import check
+    from outrider.policy.load import SECRETS_MISSING, check
 
-    policy, faults = check(folder, forgive=FORGIVEN)
+    policy, faults = check(folder, forgive=SECRETS_MISSING)
     if policy is None:
         raise Misconfigured([fault for fault in faults if fault.severity == "error"])
     return policy

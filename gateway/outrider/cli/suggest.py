@@ -70,17 +70,24 @@ def _write(path: Path, text: str) -> None:
 
 
 def _tell(found: Suggestion, target: Path | None) -> None:
-    """Beside the text, on stderr."""
-    errors = [fault for fault in found.faults if fault.severity == "error"]
+    """Beside the text, on stderr. Exit code 1 where ``check`` would refuse it whatever the environment."""
+    from outrider.policy.load import SECRETS_MISSING
+
+    missing = [fault for fault in found.faults if fault.code in SECRETS_MISSING]
+    errors = [fault for fault in found.faults if fault.severity == "error" and fault not in missing]
     where = f"Wrote {target}. " if target is not None else ""
     warn(
         f"{where}From {found.calls} calls of {found.agents} agents to {found.tools} tools: "
         f"{found.text.count('# REVIEW')} guesses to review, {len(errors)} error(s), "
-        f"{len(found.faults) - len(errors)} warning(s)."
+        f"{len(found.faults) - len(errors) - len(missing)} warning(s)."
     )
     for what, count in found.left_out.items():
         warn(f"Left out, because there are too many: {count} {what}.")
+    for fault in missing:
+        warn(f"Not here, and needed where it is served: {fault.message}")
     for fault in errors:
         warn(f"error: {fault}")
+    if errors:
+        raise typer.Exit(1)
     if target is not None:
         warn(f"Next: read it, then outrider check --policy {target.parent}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +10,8 @@ from typing import Any
 from outrider.calls import Agent
 from outrider.errors import Misconfigured
 from outrider.ledger import query
-from outrider.policy.load import Policy, check_texts
+from outrider.policy.load import SECRETS_MISSING, Policy, check_texts
 from outrider.policy.rules import Facts
-from outrider.store import open_reader
-
-FORGIVEN = frozenset({"E49"})
-"""Who reads the ledger has not the secrets, files and environment of the sidecar."""
 
 _TOLD = {
     "call.decided", "call.observed", "call.refused", "attempt.started", "attempt.finished", "attempt.settled",
@@ -60,12 +55,11 @@ def asked(folder: Path, call_id: str) -> Asked | None:
 
 def policy_of(folder: Path, digest: str) -> Policy:
     """The policy of that digest, from the text that is kept with the ledger. Raises Misconfigured."""
-    with open_reader(folder) as db:
-        row = db.execute("SELECT text FROM policies WHERE digest = ?", (digest,)).fetchone()
-    if row is None:
+    texts = query.policy_texts(folder, digest)
+    if texts is None:
         raise Misconfigured(f"The ledger does not hold the text of the policy {digest[:12]}.")
-    texts = {name: text.encode() for name, text in json.loads(row[0]).items()}
-    policy, faults = check_texts(texts, folder, forgive=FORGIVEN)
+    raw = {name: text.encode() for name, text in texts.items()}
+    policy, faults = check_texts(raw, folder, forgive=SECRETS_MISSING)
     if policy is None:
         raise Misconfigured([fault for fault in faults if fault.severity == "error"])
     return policy

@@ -139,6 +139,13 @@ def show(folder: Path, call_id: str) -> list[Record]:
     return [record for _, record in found]
 
 
+def policy_texts(folder: Path, digest: str) -> dict[str, str] | None:
+    """The texts of the policy of this digest, by file name; None where it was never in force."""
+    with open_reader(folder) as db:
+        row = db.execute("SELECT text FROM policies WHERE digest = ?", (digest,)).fetchone()
+    return dict(msgspec.json.decode(row[0])) if row is not None else None
+
+
 def export(
     folder: Path, out: IO[str], *, format: Literal["jsonl", "csv"] = "jsonl", wanted: Filter | None = None
 ) -> int:

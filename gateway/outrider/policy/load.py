@@ -36,6 +36,8 @@ from outrider.policy.strictyaml import read
 from outrider.policy.summary import summarise
 
 MAX_FILES = 256
+SECRETS_MISSING = frozenset({"E49"})
+"""To be forgiven where somebody only asks what a policy says, without the sidecar's secrets, files and environment."""
 MAX_FAULTS = 1000
 """More are counted and not shown."""
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from outrider.errors import Misconfigured
-from outrider.policy.load import Policy, check_texts
+from outrider.ledger.query import policy_texts
+from outrider.policy.load import SECRETS_MISSING, Policy, check_texts
 from outrider.policy.patterns import matches
 from outrider.policy.strictyaml import Document, read
-from outrider.store import open_reader
 
-FORGIVEN = frozenset({"E49"})
-"""Who reads the ledger has not the secrets, files and environment of the sidecar."""
 _ELSEWHERE = frozenset({"apiVersion", "kind", "mode", "defaults", "upstreams", "tools", "rules"})
 
 
@@ -49,15 +46,14 @@ class Carried:
 
 def carried(folder: Path, digest: str) -> Carried:
     """From the text that the ledger of this data folder keeps by digest. Raises Misconfigured."""
-    with open_reader(folder) as db:
-        row = db.execute("SELECT text FROM policies WHERE digest = ?", (digest,)).fetchone()
-    return of_texts(json.loads(row[0]), folder) if row is not None else Carried()
+    texts = policy_texts(folder, digest)
+    return of_texts(texts, folder) if texts is not None else Carried()
 
 
 def of_texts(texts: dict[str, str], folder: Path) -> Carried:
     """From the texts of a policy that was loaded once."""
     raw = {name: text.encode() for name, text in texts.items()}
-    policy, faults = check_texts(raw, folder, forgive=FORGIVEN)
+    policy, faults = check_texts(raw, folder, forgive=SECRETS_MISSING)
     if policy is None:
         raise Misconfigured([fault for fault in faults if fault.severity == "error"])
     found = Carried(policy)

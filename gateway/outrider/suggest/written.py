@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,18 +11,19 @@ from typing import Any
 
 from outrider.errors import Fault
 from outrider.ledger.query import Filter, search, stream
-from outrider.policy.load import check_texts
+from outrider.policy.load import SECRETS_MISSING, check_texts
 from outrider.policy.plans import Bulkhead, Plan, Upstream
 from outrider.policy.schema import API_VERSION, KIND
 from outrider.policy.units import format_duration, parse_duration
 from outrider.suggest import guesses
 from outrider.suggest.access import callable_tool, rules
-from outrider.suggest.carried import FORGIVEN, Carried, carried
+from outrider.suggest.carried import Carried, carried
 from outrider.suggest.guesses import Guess
 from outrider.suggest.seen import Place, Seen, Tool, seen
 from outrider.suggest.text import Noted, comment, dump
 
 FILE = "policy.yaml"
+_FILE = re.compile(r"\{file:([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def suggested(found: Seen, known: Carried, folder: Path) -> Suggestion:
     """The same from counts. Guesses about whole sections are left out where they do not agree with what was said."""
     for careful in (False, True):
         text = _head(found, known) + dump(_document(found, known, careful=careful))
-        _, faults = check_texts({FILE: text.encode()}, folder, forgive=FORGIVEN)
-        if not any(fault.severity == "error" and fault.code not in FORGIVEN for fault in faults):
+        _, faults = check_texts({FILE: text.encode()}, folder, forgive=SECRETS_MISSING)
+        if not any(fault.severity == "error" and fault.code not in SECRETS_MISSING for fault in faults):
             break
     return Suggestion(
         text, faults, found.calls, len(found.agents), len(found.tools), dict(sorted(found.left_out.items()))
@@ -125,7 +127,17 @@ def _upstreams(found: Seen, known: Carried, *, careful: bool) -> Iterator[tuple[
         if guessed:
             raw["domain"] = _merged(raw.get("domain", {}), guessed)
         if raw:
-            yield name, Noted(raw, above=_busy(place) if place is not None else ())
+            yield name, Noted(raw, above=(*(_busy(place) if place is not None else ()), *_relative(raw)))
+
+
+def _relative(raw: dict[str, Any]) -> tuple[str, ...]:
+    """A word on files: they are looked for beside the policy, and this one may stand elsewhere."""
+    http = raw.get("http", {})
+    named = [http.get(key, "/") for key in ("caFile", "certFile", "keyFile")]
+    named += [path for text in (http.get("url", ""), *http.get("headers", {}).values()) for path in _FILE.findall(text)]
+    if all(path.startswith("/") for path in named):
+        return ()
+    return ("REVIEW: names files by relative paths, which start at this policy's own folder",)
 
 
 def _busy(place: Place) -> tuple[str, ...]:
