@@ -240,6 +240,7 @@ def test_a_kill_of_a_running_agent_still_reports_what_it_stopped(gateway: Gatewa
         print(write(), flush=True)
     except Refused as refusal:
         print(refusal.code, flush=True)
+    time.sleep(30)
     """
     process = start(program, OUTRIDER_TOKEN=made["token"])
     assert process.stdout is not None and process.stdout.readline() == "began\n"

@@ -322,7 +322,8 @@ def test_a_key_set_without_a_usable_key_is_none(text: str, said: str) -> None:
 def test_keys_for_something_else_are_left_out() -> None:
     """For encryption, for signing only, too short, of another algorithm."""
     idp = Issuer()
-    for more in ({"use": "enc"}, {"key_ops": ["sign"]}, {"alg": "ES384"}):
+    assert len(read_keys(json.dumps(idp.jwks(use="jwt-svid")).encode(), ("ES256",))) == 1
+    for more in ({"use": "enc"}, {"use": "x509-svid"}, {"key_ops": ["sign"]}, {"alg": "ES384"}):
         with pytest.raises(ValueError, match="no public key"):
             read_keys(json.dumps(idp.jwks(**more)).encode(), ("ES256",))
     idp.keys.clear()

@@ -48,6 +48,7 @@ def asked(folder: Path, call_id: str) -> Asked | None:
         session=first.get("session_id", ""),
         principal=first.get("principal", ""),
         now=datetime.fromisoformat(first["ts"]).timestamp(),
+        on_behalf_of=first.get("on_behalf_of", ""),
     )
     story = [{key: record[key] for key in _SHOWN if key in record} for record in records if record["type"] in _TOLD]
     return Asked(facts, first.get("policy_digest", ""), known, story)

@@ -199,10 +199,19 @@ class Keeper:
         assert token.revoked is not None
         data = {"id": token.id, "agent": token.agent}
         event = Event(type=EventType.TOKEN_REVOKED, actor=token.revoked.by, reason=token.revoked.reason, data=data)
-        writing = self._ledger.append(event, durable=True, mutations=stored.revoked(token))
+        writing = self._append(event, stored.revoked(token))
         self._writing.add(writing)
         writing.add_done_callback(lambda done: self._written(held, done))
         return writing
+
+    def _append(self, event: Event, mutations: list[stored.Mutation]) -> asyncio.Future[int]:
+        """As the ledger's, but it never raises at once: what is revoked is revoked."""
+        try:
+            return self._ledger.append(event, durable=True, mutations=mutations)
+        except Exception as fault:
+            failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            failed.set_exception(fault)
+            return failed
 
     def _written(self, held: Held, done: asyncio.Future[int]) -> None:
         self._writing.discard(done)

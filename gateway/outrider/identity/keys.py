@@ -11,6 +11,8 @@ from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
 MAX_KEYS: Final = 100
+SIGNING: Final = ("sig", "jwt-svid")
+"""What a key is for; the second is SPIFFE's word, beside its keys of certificates."""
 MIN_RSA_BITS: Final = 2048
 _FITS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("RSA", ""): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -78,7 +80,11 @@ def read_keys(text: bytes, algorithms: Sequence[str]) -> KeySet:
 
 
 def _algorithms_of(entry: Any, allowed: Sequence[str]) -> Iterator[str]:
-    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid", ""), str):
+    if (
+        not isinstance(entry, dict)
+        or entry.get("use", "sig") not in SIGNING
+        or not isinstance(entry.get("kid", ""), str)
+    ):
         return
     operations = entry.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
