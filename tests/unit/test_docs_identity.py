@@ -43,9 +43,8 @@ def test_each_command_on_the_page_is_one(capsys: pytest.CaptureFixture[str]) -> 
     assert len(lines) == 3
     for line in lines:
         words = shlex.split(line.partition(" > ")[0])
-        named = [word for word in words[1:3]]
         with pytest.raises(SystemExit) as ended:
-            app([*named, "--help"], prog_name="outrider")
+            app([*words[1:3], "--help"], prog_name="outrider")
         shown = capsys.readouterr().out
         assert ended.value.code == 0 and all(word in shown for word in words if word.startswith("--")), line
 
