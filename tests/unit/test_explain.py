@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,30 @@ def test_a_policy_with_faults_is_not_explained_away(folder: Path, capsys: pytest
     (folder / "two.yaml").write_text(TWO.replace("effect: read", "effect: reed"))
     assert main(["explain", "--tool", "ledger.get_balance", "--policy", str(folder)]) == 1
     assert "two.yaml:8" in capsys.readouterr().err
+
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "explain"
+SHOWN = {
+    "payments_denied": ("payments", "bot", "ledger.create_payment", '{"amount": 900}'),
+    "payments_read": ("payments", "bot", "ledger.get_balance", '{"id": "a/7"}'),
+    "research_fallback": ("research", "research-1", "web.search", '{"q": "lamps", "limit": 50}'),
+    "least_privilege_no_rule": ("least-privilege", "stranger", "local.shell", "{}"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_a_person_reads(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word for word: ``OUTRIDER_UPDATE_GOLDEN=1`` writes it anew; read the difference before you keep it."""
+    monkeypatch.delenv("LEDGER_TOKEN", raising=False)
+    example, agent, tool, args = SHOWN[name]
+    folder = str(EXAMPLES / example)
+    assert main(["explain", "--agent", agent, "--tool", tool, "--args", args, "--policy", folder]) == 0
+    shown = re.sub(r"\([0-9a-f]{12}\)", "(DIGEST)", capsys.readouterr().out)
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("OUTRIDER_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(shown, encoding="utf-8")
+    assert shown == path.read_text("utf-8")
 
 
 def test_places_know_where_the_mode_stands() -> None:

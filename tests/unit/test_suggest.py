@@ -228,7 +228,7 @@ def test_a_flood_of_names_is_bounded_and_told() -> None:
     found = seen(story)
     assert (len(found.agents), len(found.tools)) == (MAX_AGENTS, MAX_TOOLS)
     made = suggested(found, Carried(), HERE)
-    assert made.left_out["agents"] == 500 and "left out: 500 agents" in made.text
+    assert made.left_out["records of further agents"] == 500 and "left out: 500 records of further agents" in made.text
     assert [fault for fault in made.faults if fault.severity == "error"] == []
 
 

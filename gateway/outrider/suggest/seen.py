@@ -94,19 +94,21 @@ class Seen:
     # ── what a record adds ────────────────────────────────────────────────────────────────────────────────────────
 
     def tool(self, name: str) -> Tool | None:
-        return self._kept(self.tools, name, MAX_TOOLS, "tools", lambda: Tool(name, name.partition(".")[0]))
+        return self._kept(
+            self.tools, name, MAX_TOOLS, "records of further tools", lambda: Tool(name, name.partition(".")[0])
+        )
 
     def pair(self, agent: str, tool: str) -> Pair | None:
         if agent not in self.agents and len(self.agents) >= MAX_AGENTS:
-            self.left_out["agents"] += 1
+            self.left_out["records of further agents"] += 1
             return None
-        pair = self._kept(self.pairs, (agent, tool), MAX_PAIRS, "pairs of agent and tool", Pair)
+        pair = self._kept(self.pairs, (agent, tool), MAX_PAIRS, "records of further pairs of agent and tool", Pair)
         if pair is not None:
             self.agents.add(agent)
         return pair
 
     def place(self, name: str) -> Place | None:
-        return self._kept(self.places, name, MAX_TOOLS, "upstreams", lambda: Place(name))
+        return self._kept(self.places, name, MAX_TOOLS, "records of further upstreams", lambda: Place(name))
 
     def _kept(self, known: dict[K, V], key: K, most: int, what: str, make: Callable[[], V]) -> V | None:
         found = known.get(key)
