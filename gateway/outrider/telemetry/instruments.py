@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
 from outrider import __version__, clock
@@ -41,7 +42,7 @@ class Telemetry:
             ("tool", "code"),
             semconv.EXECUTE_TOOL_BUCKETS_S,
         )
-        # written by the exporters' threads too, each to a place of its own, which is there from the start
+        self._dropping = threading.Lock()  # the exporters' threads count too
         self._dropped = {(signal, reason): 0 for signal in ("traces", "metrics") for reason in REASONS}
         self._metrics: list[Metric] = [
             self._calls,
@@ -87,7 +88,8 @@ class Telemetry:
 
     def on_dropped(self, signal: str, reason: str, count: int) -> None:
         """Telemetry was lost; from any thread."""
-        self._dropped[signal, reason] += count
+        with self._dropping:
+            self._dropped[signal, reason] += count
 
     def gauge(self, name: str, text: str, labels: Labels, read: Callable[[], Reading], kind: str = "gauge") -> None:
         """Show what somebody else knows. ``kind`` is ``counter`` for a number that only grows."""
