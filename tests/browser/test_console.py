@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 from outrider.console.rows import MAX_TEXT
 from outrider.testing.gateway import GatewayProcess
 from outrider.testing.upstream_process import UpstreamProcess
-from tests.browser.kit import PATIENCE_MS, Visit, visiting
+from tests.browser.kit import Visit, visiting
 
 REFUSED = "401 (Unauthorized)"
 BROKEN = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
@@ -184,8 +184,9 @@ def test_a_kill_takes_a_reason_and_two_clicks_and_shows_its_receipt(visit: Visit
 
 def test_an_armed_kill_is_forgotten(visit: Visit) -> None:
     """After some seconds, and as soon as anything about it is changed."""
-    visit.sign_in().live()
     page, go = visit.page, visit.page.locator("#kill-go")
+    page.clock.install()
+    visit.sign_in().live()
     page.get_by_role("button", name="Stop…", exact=True).first.click()
     page.get_by_label("What").select_option("global")
     expect(page.get_by_label("Its name")).to_be_hidden()
@@ -196,7 +197,8 @@ def test_an_armed_kill_is_forgotten(visit: Visit) -> None:
     expect(go).to_have_text("Stop")
     go.click()
     expect(go).to_have_text("Really stop everything?")
-    expect(go).to_have_text("Stop", timeout=PATIENCE_MS)
+    page.clock.fast_forward(8000)
+    expect(go).to_have_text("Stop")
     page.keyboard.press("Escape")
     expect(page.locator("#kill")).to_be_hidden()
     assert visit.gateway.control("GET", "/v1/kills")[1]["kills"] == []
@@ -289,8 +291,11 @@ def test_a_hostile_name_is_stopped_by_its_row(visit: Visit) -> None:
 
 def test_a_sidecar_that_does_not_answer_is_told_loudly_and_found_again(visit: Visit) -> None:
     """It is stopped as by a debugger: the line stays open and silent. Then it goes on, and so does the page."""
+    visit.page.clock.install()
     visit.sign_in().live()
     visit.gateway._started.send_signal(signal.SIGSTOP)
+    visit.page.wait_for_timeout(500)  # what was on its way arrives
+    visit.page.clock.fast_forward(8000)
     try:
         expect(visit.page.locator("#state")).to_have_text("Connection lost")
         expect(visit.page.locator("#alarms")).to_contain_text("What you see is of")

@@ -35,7 +35,7 @@ def test_one_page_shows_and_stops_what_runs_at_every_sidecar(
         "rules": [{"name": "all", "tools": ["work.*"], "then": "allow"}],
     }
     with (
-        Trio(tmp_path, policy, timeout_s=2.0) as trio,
+        Trio(tmp_path, policy, timeout_s=1.0) as trio,
         visiting(browser, trio[0]) as visit,
         ThreadPoolExecutor() as pool,
     ):

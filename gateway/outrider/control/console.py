@@ -130,6 +130,7 @@ async def _sign_in(services: Services, request: web.Request) -> web.Response:
         desk.sessions.failed(now)
         detail = "This is not the admin token of this sidecar. It is in the file admin.token in the data folder."
         return problem_response(Code.UNAUTHENTICATED, detail)
+    desk.sessions.close(request.cookies.get(_cookie(request), ""))  # nobody would hold its secret any more
     name = given.name.strip()[:MAX_ACTOR_CHARS]
     secret = desk.sessions.open(name if name.isprintable() else "", now)
     answer = _private(json_response({"signed_in": True}, status=201))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from outrider import __version__, clock
@@ -19,6 +22,7 @@ from outrider.peers.lines import Heard
 from outrider.pulse import Counts
 from outrider.services import Services
 
+Listed = Callable[[Services], list[dict[str, Any]]]
 EVENTS = 60
 """Of the ledger's last records."""
 
@@ -26,6 +30,10 @@ EVENTS = 60
 GATHER_EVERY_S = 2.0
 FRESH_S = 0.9
 """A board this young is not read again: peers with open pages ask for it too."""
+SHARE = 1 / 300
+MAX_REST_S = 5.0
+"""A table is left alone for so long that reading it takes no more than this share of the time: with a thousand agents
+some seconds, and the calls that go on meanwhile do not notice."""
 
 
 class Reading:
@@ -36,6 +44,7 @@ class Reading:
         self._services = services
         self._events: tuple[int, rows.Table] = (-1, {})
         self._own: tuple[float, Board] | None = None
+        self._tables: dict[str, _Table] = {}
         self._merger = Merger()
         self._others: list[Sheet] = []
         self._counted: dict[int, Counts] = {}
@@ -86,10 +95,11 @@ class Reading:
             ("upstreams", local_upstreams, rows.upstreams),
             ("kills", local_kills, rows.kills),
         ):
-            found = listed(services)
-            counts[name] = len(found)
-            tables[name] = shown(found, self._home)
-            await asyncio.sleep(0)
+            known = self._tables.get(name)
+            if known is None or clock.monotonic() >= known.due:
+                known = self._tables[name] = _read(listed, shown, services, self._home)
+                await asyncio.sleep(0)
+            counts[name], tables[name] = known.count, known.rows
         tables["events"] = await self._last_events()
         now = clock.monotonic()
         head = _head(services) | {"counts": counts}
@@ -118,6 +128,23 @@ class Reading:
         self._counted = self._merger.pulse(self._services.pulse.ended_before(clock.monotonic()), self._others)
         known = {one.sidecar: one for one in self._others}
         self._peers = rows.table((_peer(one, known.get(rows.text(one.name))) for one in heard), "peer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """``count`` rows there are, those in ``rows`` are shown; read again when it is ``due``."""
+
+    count: int
+    rows: rows.Table
+    due: float
+
+
+def _read(listed: Listed, shown: Callable[[list[rows.Row], str], rows.Table], services: Services, home: str) -> _Table:
+    began = time.perf_counter()
+    found = listed(services)
+    table = shown(found, home)
+    took_s = time.perf_counter() - began
+    return _Table(len(found), table, clock.monotonic() + min(MAX_REST_S, took_s / SHARE))
 
 
 def _peer(heard: Heard, told: Sheet | None) -> rows.Row:
