@@ -18,12 +18,27 @@ def declare(services: Services, ready: Callable[[], str | None]) -> None:
     gauge, lag = services.telemetry.gauge, services.ledger.lag
     gauge("outrider_ready", "Whether this sidecar takes calls.", (), lambda: _one(ready() is None))
     gauge("outrider_calls_in_flight", "Calls under way.", (), lambda: _one(len(services.supervisor.flights)))
-    gauge("outrider_agents_connected", "Processes that keep a channel.", (), lambda: _connected(services))
+    gauge(
+        "outrider_agents_connected",
+        "Processes that keep a channel.",
+        (),
+        lambda: _one(services.agents.census().connected),
+    )
     gauge("outrider_agents", "Agents by what is commanded of them.", ("commanded",), lambda: _commanded(services))
     gauge("outrider_agents_observed", "Agents by what is observed of them.", ("observed",), lambda: _observed(services))
-    gauge("outrider_agents_undeclared", "Agents that the policy does not expect.", (), lambda: _undeclared(services))
-    gauge("outrider_agents_waiting", "Calls that wait for paused agents.", (), lambda: _waiting(services))
-    gauge("outrider_tools_drifted", "Tools that have drifted.", (), lambda: _drifted(services))
+    gauge(
+        "outrider_agents_undeclared",
+        "Agents that the policy does not expect.",
+        (),
+        lambda: _one(services.agents.census().undeclared),
+    )
+    gauge(
+        "outrider_agents_waiting",
+        "Calls that wait for paused agents.",
+        (),
+        lambda: _one(services.agents.census().waiting),
+    )
+    gauge("outrider_tools_drifted", "Tools that have drifted.", (), lambda: _one(services.agents.census().drifted))
     gauge("outrider_kills_engaged", "Kill switches engaged.", ("kind",), lambda: _kills(services))
     gauge("outrider_runs", "Runs that are known, by state.", ("state",), lambda: _runs(services))
     gauge("outrider_peers", "Other sidecars in each state.", ("state",), lambda: _peers(services))
@@ -56,31 +71,14 @@ def _tasks() -> Reading:
     return _one(len(asyncio.all_tasks()))
 
 
-def _connected(services: Services) -> Reading:
-    instances = [one for agent in services.agents.snapshot() for one in agent["instances"]]
-    return _one(sum(instance["state"] == "connected" for instance in instances))
-
-
 def _commanded(services: Services) -> Reading:
-    found = Counter(agent["commanded"]["state"] for agent in services.agents.snapshot())
+    found = services.agents.census().commanded
     return [((state.value,), found[state.value]) for state in State]
 
 
 def _observed(services: Services) -> Reading:
-    found = Counter(agent["observed"] for agent in services.agents.snapshot())
+    found = services.agents.census().observed
     return [((word.value,), found[word.value]) for word in Observed]
-
-
-def _undeclared(services: Services) -> Reading:
-    return _one(sum(agent["declared"] is False for agent in services.agents.snapshot()))
-
-
-def _waiting(services: Services) -> Reading:
-    return _one(sum(agent["waiting"] for agent in services.agents.snapshot()))
-
-
-def _drifted(services: Services) -> Reading:
-    return _one(sum(len(agent["drift"]) for agent in services.agents.snapshot()))
 
 
 def _kills(services: Services) -> Reading:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.adapters import adapters, imports
+from tests.bench.agents import agents
 from tests.bench.baselines import start_envoy, start_plain_proxy
 from tests.bench.client import http_request, timing
 from tests.bench.figures import Case, Effort, Findings
@@ -340,6 +341,7 @@ CASES: dict[str, Case] = {
     "imports": imports,
     "telemetry": telemetry,
     "reach": reach,
+    "agents": agents,
 }
 
 

@@ -349,3 +349,24 @@ def test_a_short_window_does_not_make_a_connected_process_lost(here: Here) -> No
     here.agents.disconnected("s-1", orderly=False)
     here.pass_s(3)
     assert here.row("researcher")["observed"] == "lost"
+
+
+def test_the_census_says_what_the_snapshot_says(here: Here) -> None:
+    """In numbers."""
+    here.agents.connected(hello(), "s-1")
+    here.agents.seen(call(1, "other"))
+    for digest in ("d1", "d2"):
+        here.agents.declare(Agent("other"), "local.x", digest)
+    found = here.agents.census()
+    assert (found.connected, found.drifted, found.waiting, found.undeclared) == (1, 1, 0, 0)
+    assert dict(found.observed) == {"ready": 1} and dict(found.commanded) == {"open": 2}
+
+
+def test_a_flood_of_names_writes_no_more_than_the_limit_allows(here: Here) -> None:
+    """Neither events nor rows: what is not told apart is not recorded apart."""
+    here.limits = Limits(max_agents=5)
+    for number in range(500):
+        here.agents.seen(call(number, f"flood-{number}"))
+        here.agents.declare(Agent(f"flood-{number}"), "local.x", f"d{number}")
+    assert len(here.told("seen")) == 5 and len(here.told("declared")) == 5
+    assert len(here.agents.snapshot()) == 6 and len(here.rows) <= 40

@@ -20,6 +20,7 @@ WANTED = {
     "http": "governed / plain proxy: calls/s",
     "local": "function / governed HTTP: p50, 2 ms apart",
     "telemetry": "traces, 10 % / off: CPU",
+    "agents": "of one core",
     "reach": "cancel: p99, median of the rounds",
     "ledger_size": "write: large / empty ledger, p50",
 }
