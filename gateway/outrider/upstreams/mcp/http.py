@@ -215,9 +215,9 @@ class _Exchange:
     async def _of_status(self, response: aiohttp.ClientResponse) -> Message:
         status = response.status
         body = (await response.content.read(MAX_ERROR_BYTES)).decode("utf-8", "replace")
-        error = _rpc_error(body) if status in {400, 404} else None
-        unknown_session = status == 404 and bool(self._transport.session)
-        if error is not None and not (unknown_session and error.get("id") is None):
+        unknown_session = status == 404 and bool(self._transport.session)  # the legacy era means nothing else by it
+        error = _rpc_error(body) if status in {400, 404} and not unknown_session else None
+        if error is not None:
             return error
         retry_after_s = parse_retry_after(response.headers.get("Retry-After"), clock.wall())
         said = (
