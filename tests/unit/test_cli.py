@@ -295,6 +295,7 @@ def test_a_kill_needs_nothing_but_its_scope_and_shows_the_receipt(sidecar: Sidec
         "Stopped agent:ann in 42 ms. Calls under way: 2 not executed, 0 completed, 1 unknown.\n"
         "CALL  AGENT  TOOL     RESULT\n"
         "c1    ann    pay.out  unknown\n"
+        "Tokens and JWTs issued to it until now are revoked, and stay so once the kill is lifted.\n"
         "Lift it with: outrider revive k1 --reason …\n"
     )
     _, _, body, headers = sidecar.asked[-1]

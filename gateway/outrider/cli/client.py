@@ -144,5 +144,6 @@ def refusal(answer: Answer) -> CliError:
     problem = answer.body
     lines = [f"{problem.get('detail') or problem.get('title', '')} ({problem.get('code', answer.status)})"]
     lines += [f"  {fault}" for fault in problem.get("faults", [])]
-    fix = "use the token of this sidecar: --data DIR, or the environment." if answer.status == 401 else ""
+    told = "outrider tokens" in lines[0]  # by the sidecar itself, how to get one
+    fix = "use the token of this sidecar: --data DIR, or the environment." if answer.status == 401 and not told else ""
     return CliError("\n".join(lines), fix)

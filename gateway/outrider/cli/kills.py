@@ -57,6 +57,8 @@ def _show(receipt: dict[str, Any]) -> None:
     rows = [(call["call_id"], call["agent"], call["tool"], call["result"]) for call in receipt["calls"]]
     if rows:
         table(*with_sidecar(receipt, ("call", "agent", "tool", "result"), rows, "calls"), nothing="")
+    if receipt["scope"].startswith("agent:"):
+        say("Tokens and JWTs issued to it until now are revoked, and stay so once the kill is lifted.")
     say(f"Lift it with: outrider revive {receipt['id']} --reason …")
 
 

@@ -70,7 +70,9 @@ def ls(
     if json:
         return as_json(found)
     columns = ("id", "agent", "owner", "tools", "state", "expires", "last used", "issued by")
-    return table(columns, [_row(token) for token in found], "No token was issued.")
+    return table(
+        columns, [_row(token) for token in found], "No token is valid." if not history else "No token was issued."
+    )
 
 
 def _row(token: dict[str, Any]) -> tuple[object, ...]:

@@ -30,6 +30,7 @@ class Authenticator:
     def __init__(self, shared_token: str, keeper: Keeper, settings: IdentitySettings) -> None:
         self._shared_token = shared_token.encode()
         self._shared = shared()
+        self._shared.denial = REFUSED  # until the policy was asked
         self._keeper = keeper
         self._jwts = Jwts(keeper.epochs)
         keeper.on_epoch = self._jwts.outdate
@@ -38,9 +39,10 @@ class Authenticator:
 
     def configure(self, settings: IdentitySettings) -> None:
         """Take the settings of a newer policy; they count for the next call."""
+        newly_allowed = settings.shared_token and self._shared.denial is not None
         self._shared.denial = None if settings.shared_token else REFUSED
         self._jwts.configure(settings)
-        if settings.shared_token:
+        if newly_allowed:
             log.warning("the shared agents' token may be used: whoever has it calls under any name (docs/identity.md)")
 
     def check(self, bearer: str) -> Credential | Denial:

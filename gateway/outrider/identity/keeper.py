@@ -165,7 +165,7 @@ class Keeper:
             expires_at=None if wanted.lasts_s is None else now + wanted.lasts_s,
         )
         forgotten = self._too_old()
-        event = Event(type=EventType.TOKEN_ISSUED, actor=by, data=token.facts())
+        event = Event(type=EventType.TOKEN_ISSUED, agent={"name": token.agent}, actor=by, data=token.facts())
         await self._ledger.append(event, durable=True, mutations=stored.issued(token, forgotten))
         for old in forgotten:
             self._held.pop(old, None)
@@ -197,8 +197,13 @@ class Keeper:
     def _write(self, held: Held) -> asyncio.Future[int]:
         token = held.token
         assert token.revoked is not None
-        data = {"id": token.id, "agent": token.agent}
-        event = Event(type=EventType.TOKEN_REVOKED, actor=token.revoked.by, reason=token.revoked.reason, data=data)
+        event = Event(
+            type=EventType.TOKEN_REVOKED,
+            agent={"name": token.agent},
+            actor=token.revoked.by,
+            reason=token.revoked.reason,
+            data={"id": token.id},
+        )
         writing = self._append(event, stored.revoked(token))
         self._writing.add(writing)
         writing.add_done_callback(lambda done: self._written(held, done))
@@ -229,7 +234,9 @@ class Keeper:
         act = f"{cause} {clock.new_id()}"
         rows = self.epochs.raising(act, name, clock.wall(), why)
         self._enter(self.epochs.raised(act))
-        event = Event(type=EventType.CREDENTIALS_REVOKED, actor=by, reason=why, data={"agent": name, "cause": cause})
+        event = Event(
+            type=EventType.CREDENTIALS_REVOKED, agent={"name": name}, actor=by, reason=why, data={"cause": cause}
+        )
         await self._ledger.append(event, durable=True, mutations=rows)
 
     def along(self, kill: Kill) -> list[raising.Mutation]:
