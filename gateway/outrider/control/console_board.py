@@ -169,6 +169,7 @@ def _head(services: Services) -> dict[str, Any]:
         "policy": {
             "name": rows.text(policies.current.name),
             "digest": policies.current.digest[:12],
+            "observes": policies.current.observes,
             "rejected": [rows.text(fault) for fault in policies.rejected[:5]],
         },
         "ledger": {"healthy": ledger.healthy, "trouble": rows.text(ledger.trouble)},

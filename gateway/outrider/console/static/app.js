@@ -131,13 +131,23 @@ const tables = {
 };
 const callsPlot = new Plot(by("plot-calls"), ["ok", "saved", "refused", "unknown", "failed"]);
 const savedPlot = new Plot(by("plot-saved"), ["saved"], ["failed", "unknown"]);
-let span = 900;
+let span = 0;
 let pointed = null;
 let drawn = null;
 
+// At first so far back as there is something to see.
+function chooseSpan({ pulse }) {
+  const first = pulse.findIndex((counts) => counts.some(Boolean));
+  const age = first < 0 ? 0 : pulse.length - first;
+  span = [60, 300].find((one) => age <= one) ?? 900;
+  document.querySelector(`#span input[value="${span}"]`).checked = true;
+}
+
 function draw() {
   const { head } = board;
-  by("about").replaceChildren("policy ", el("bdi", "", { title: head.policy.digest }, shown(head.policy.name)), ` · ${head.version}`,
+  if (!span) chooseSpan(board);
+  by("about").replaceChildren("policy ", el("bdi", "", { title: head.policy.digest }, shown(head.policy.name)),
+    head.policy.observes ? " (observes, refuses nothing)" : "", ` · ${head.version}`,
     ...(head.fleet ? [" · ", el("bdi", "", {}, shown(head.sidecar))] : []));
   drawPlots();
   by("sidecars").hidden = !head.fleet;

@@ -12,6 +12,7 @@ export class Feed {
     this.on = on;
     this.board = null;
     this.wanted = false;
+    this.turn = 0; // of the loop that runs; one that was closed while it waited ends when it wakes up
     this.line = null;
     this.waitMs = FIRST_WAIT_MS;
   }
@@ -20,7 +21,7 @@ export class Feed {
     if (this.wanted) return;
     this.wanted = true;
     this.waitMs = FIRST_WAIT_MS;
-    this.run();
+    this.run(++this.turn);
   }
 
   close() {
@@ -28,12 +29,12 @@ export class Feed {
     this.line?.abort();
   }
 
-  async run() {
-    while (this.wanted) {
+  async run(turn) {
+    while (this.wanted && this.turn === turn) {
       const line = (this.line = new AbortController());
       const why = await this.listen(line).catch(() => "No answer from the sidecar.");
       line.abort();
-      if (!this.wanted || this.line !== line) return;
+      if (!this.wanted || this.turn !== turn) return;
       if (why === null) {
         this.wanted = false;
         this.on.signedOut();

@@ -174,6 +174,7 @@ function what(row) {
 function subject(row) {
   const parts = [row.tool && named(row.tool, "strong"), row.tool && row.agent && " by ", row.agent && named(row.agent)].filter(Boolean);
   if (!parts.length) parts.push(el("span", "", {}, TOLD[row.type] ?? shown(row.type)));
+  if (row.sidecar) parts.push(el("bdi", "zero", {}, ` ${at(row)}`));
   return parts;
 }
 
