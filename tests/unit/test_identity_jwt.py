@@ -375,7 +375,8 @@ async def test_a_remembered_token_ends_with_its_time(
     monkeypatch.setattr("outrider.clock.wall", lambda: time.time() - 10_000)
     assert known.refusal() is None
     monkeypatch.setattr("outrider.clock.monotonic", lambda: time.monotonic() + 700)
-    assert "has expired" in world.denial(token)
+    for _ in range(2):
+        assert "has expired" in world.denial(token)
 
 
 async def test_an_epoch_refuses_what_was_issued_before_it(world: World, idp: Issuer) -> None:

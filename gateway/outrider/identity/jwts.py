@@ -84,7 +84,7 @@ class Jwts:
         """What it is worth. Verifying costs some hundred µs, once for each token."""
         digest = hashlib.sha256(bearer.encode("utf-8", "surrogateescape")).digest()
         known = self._known.get(digest)
-        if known is not None and known.denial is None:
+        if known is not None:
             return known.refusal() or known
         try:
             found = self._verified(bearer)
@@ -162,14 +162,17 @@ class Jwts:
             credential.denial = Denial(detail)
 
     def _look_again(self) -> None:
-        """Keys or issuers changed: what they no longer vouch for must be shown anew."""
+        """Keys or issuers changed: what they no longer vouch for must be shown anew. What is over or revoked stays
+        known as that: a clock that was set back must not make it good again."""
+        unvouched: set[JwtCredential] = set()
         for credential in list(self._alive):
             ring = self._rings.get(credential.issuer)
             vouched = ring is not None and (ring.keys is None or credential.key_print in ring.keys.prints)
             if not vouched and credential.denial is None:
                 why = "the policy no longer believes its issuer as it did" if ring is None else "its key was withdrawn"
                 credential.denial = Denial(f"This JWT must be shown anew: {why}.", lapsed=True)
-        for digest in [digest for digest, known in self._known.items() if known.refusal() is not None]:
+                unvouched.add(credential)
+        for digest in [digest for digest, known in self._known.items() if known in unvouched]:
             del self._known[digest]
 
 

@@ -244,7 +244,8 @@ class Keeper:
         of a run, a tool, an upstream or of everything says nothing of whom to trust."""
         if kill.target.kind != "agent":
             return []
-        return self.epochs.raising(_cause(kill), kill.target.name, kill.at, kill.reason)
+        at = max(kill.at, clock.wall())  # of elsewhere it comes late, and by another clock
+        return self.epochs.raising(_cause(kill), kill.target.name, at, kill.reason)
 
     def in_force(self, kill: Kill) -> None:
         """That kill counts from now on, or counted elsewhere."""
