@@ -164,7 +164,7 @@ async def test_what_is_taken_over_is_bounded(
     ledger: ScriptedLedger, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the bound a peer is told no; the first global kill is taken in any case."""
-    monkeypatch.setattr("outrider.kills.board.MAX_SHARED", 3)
+    monkeypatch.setattr("outrider.kills.adoption.MAX_SHARED", 3)
     board = await board_on(ledger)
     for n in range(3):
         await board.adopt(told(f"agent:a{n}", f"k-{n}"))

@@ -79,13 +79,12 @@ def exit_incomplete(found: Answer, consequence: str) -> None:
     """Loudly, and with an exit code, where not every sidecar is known to have done it."""
     if found.get("complete", True):
         return
-    silent = _silent(found)
-    total = len(found["peers"])
-    _loud(f"NOT EVERYWHERE: {len(silent)} of {total} peers did not answer. {consequence}")
+    if silent := _silent(found):
+        _loud(f"NOT EVERYWHERE: {len(silent)} of {len(found['peers'])} peers did not answer. {consequence}")
+    else:
+        _loud("NOT EVERYWHERE: more peers are listed than can know each other; see outrider peers ls.")
     for peer in silent:
         _loud(f"  {_name(peer)}: {peer['error']}")
-    if not silent:
-        _loud("  More peers are listed than can know each other; see outrider peers ls.")
     raise typer.Exit(INCOMPLETE)
 
 

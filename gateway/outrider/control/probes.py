@@ -17,6 +17,8 @@ def unready(services: Services) -> str | None:
     """Why this sidecar takes no calls, None when it does. A broken upstream is no reason: the others work."""
     if services.supervisor.draining:
         return "shutting down"
+    if services.fleet.taking_over:
+        return "taking over the kills of peers"
     return None if services.ledger.healthy else "the ledger cannot be written"
 
 

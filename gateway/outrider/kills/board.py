@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from outrider import clock
 from outrider.calls import Call
 from outrider.errors import Code, Refused
-from outrider.kills import merge, stored
-from outrider.kills.file import lies_there, reason_in
-from outrider.kills.merge import KEPT_LIFTED, Step
-from outrider.kills.scopes import MAX_TEXT, Index, Kill, Lift, Scope, invalid, shown
+from outrider.kills import adoption, merge, stored
+from outrider.kills.file import author, lies_there, reason_in
+from outrider.kills.merge import KEPT_LIFTED
+from outrider.kills.scopes import MAX_TEXT, Index, Kill, Lift, Scope, cut, invalid, new, shown, stays
 from outrider.ledger.record import Event, EventType
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 MAX_KILLS = 1000
 """Kills engaged at once; a global one is always accepted."""
-MAX_SHARED = 5 * MAX_KILLS
-"""Kills engaged at once where peers' kills are taken over: what a person stopped elsewhere is not refused for a lower
-bound here."""
 MAX_SAME = 16
 """Kills of one scope, where each asking is a kill of its own; then asking again is the last one's."""
 MAX_HISTORY = 200
@@ -222,7 +219,7 @@ class KillBoard:
         parsed = Scope.parse(scope) if isinstance(scope, str) else scope
         if ttl_s is not None and not 0 < ttl_s < math.inf:
             raise invalid(f"A ttl of {ttl_s} seconds is none. Leave it out: the kill then lasts until it is lifted.")
-        wanted = _new(parsed, reason, by, ttl_s)
+        wanted = new(parsed, reason, by, ttl_s)
         return await asyncio.shield(self._spawn(self._engage(wanted)))
 
     async def _engage(self, wanted: Kill) -> Kill:
@@ -320,13 +317,13 @@ class KillBoard:
                 f"The file {path.name} in the data folder stops everything while it is there. Remove it, then lift."
             )
             raise Refused(sentence, {"code": Code.CONFLICT.value})
-        return await self._lifted_in_time(kill_id, Lift(clock.wall(), _cut(by) or "unknown", _cut(reason)))
+        return await self._lifted_in_time(kill_id, Lift(clock.wall(), cut(by) or "unknown", cut(reason)))
 
     async def _lifted_in_time(self, kill_id: str, how: Lift) -> Kill:
         lifting = self._lift(kill_id, how)
         done, _ = await asyncio.wait({lifting}, timeout=LIFT_WAIT_S)
         if not done:
-            raise _stays(
+            raise stays(
                 "The ledger does not answer yet. The kill stays until its end is written; see `outrider kills ls`."
             )
         return lifting.result()
@@ -342,13 +339,13 @@ class KillBoard:
             await other.wait()
         kill = self._kills[kill_id]
         if not kill.durable:
-            raise _stays("The kill itself is not on disk yet. It stays, and can be lifted once it is.")
+            raise stays("The kill itself is not on disk yet. It stays, and can be lifted once it is.")
         kill = replace(kill, lifted=how)
         event = Event(type=EventType.KILL_LIFTED, actor=how.by, reason=how.reason, data=kill.facts())
         try:
             await self._append(event, stored.lifted(kill))
         except Exception as fault:
-            raise _stays(f"The ledger cannot be written ({fault}). The kill stays.") from fault
+            raise stays(f"The ledger cannot be written ({fault}). The kill stays.") from fault
         del self._kills[kill_id]
         self._keep_lifted(kill)
         self._tell(kill, False)
@@ -374,62 +371,11 @@ class KillBoard:
         """Merge what another sidecar knows of a kill; the kill as it is known here afterwards. May be told again.
 
         Raises Refused where it cannot be taken over: the ledger cannot be written for a lift, or ``MAX_SHARED``."""
-        return await asyncio.shield(self._spawn(self._adopt(told)))
-
-    async def _adopt(self, told: Kill) -> Kill:
-        while (other := self._engaging.get(told.target)) is not None:
-            await other.wait()
-        mine = self.known(told.id)
-        match merge.decide(mine, told):
-            case Step.ENGAGE:
-                self._refuse_too_many_shared(told.target)
-                return await self._put_in_force(replace(told, mono=clock.monotonic(), durable=False, row=None))
-            case Step.OUTLAST if mine is not None:
-                ends_later = None if told.ttl_s is None else told.at + told.ttl_s - mine.at
-                return await self._put_in_force(replace(mine, ttl_s=ends_later))
-            case Step.LIFT if told.lifted is not None:
-                await self._file_stays_obeyed(told.id)
-                return await self._lifted_in_time(told.id, told.lifted)
-            case Step.REMEMBER:
-                await self.remember((told,))
-        return self.known(told.id) or told
+        return await asyncio.shield(self._spawn(adoption.adopt(self, told)))
 
     async def remember(self, told: Sequence[Kill]) -> None:
-        """Kills of elsewhere that were lifted before they were heard of here: durable first, then what is on its way to
-        engage one of them is too late. Raises Refused when the ledger cannot be written."""
-        news = [kill for kill in told if kill.lifted is not None and self.known(kill.id) is None]
-        if not news:
-            return
-        mutations = [
-            mutation
-            for kill in news
-            for mutation in (*stored.engaged(kill, self._boot), *stored.lifted(kill), *self._along.along(kill))
-        ]
-        data = {"count": len(news), "ids": [kill.id for kill in news[:20]], "via": _via(news[0])}
-        try:
-            await self._append(Event(type=EventType.KILLS_REMEMBERED, data=data), mutations)
-        except Exception as fault:
-            raise _stays(f"The ledger cannot be written ({fault}).") from fault
-        self._keep_lifted(*(kill for kill in news if kill.id not in self._kills))
-        for kill in news:
-            self._along.in_force(kill)
-        for kill in news:
-            if kill.id in self._kills and kill.lifted is not None:
-                await self._lifted_in_time(kill.id, kill.lifted)
-
-    def _refuse_too_many_shared(self, scope: Scope) -> None:
-        first_global = scope.kind == "global" and self._present(scope) is None
-        if len(self._kills) >= MAX_SHARED and not first_global:
-            raise Refused(f"{MAX_SHARED} kills are engaged here, which is the limit.", {"code": Code.CONFLICT.value})
-
-    async def _file_stays_obeyed(self, kill_id: str) -> None:
-        """Elsewhere this kill was lifted, and here a file says to stop everything: it gets a kill of its own first."""
-        path = self._file_there()
-        if path is None or self._kills[kill_id].target.kind != "global":
-            return
-        if any(kill.target.kind == "global" for kill in self.all() if kill.id not in {kill_id, *self._lifting}):
-            return
-        await self._put_in_force(_new(Scope("global"), reason_in(path), _by_file(path)))
+        """Kills of elsewhere that were lifted before they were heard of here. Raises Refused: cannot be written."""
+        await adoption.remember(self, told)
 
     # ── what happens by itself ───────────────────────────────────────────────────────────────────────────────────
 
@@ -449,7 +395,7 @@ class KillBoard:
         path = self._file_there()
         if path is None or self._present(Scope("global")) is not None:
             return
-        reason, by = reason_in(path), _by_file(path)
+        reason, by = reason_in(path), author(path)
         try:
             await engage("global", reason, None, by)
         except Exception:  # whoever should wake the waiters cannot; the kill takes effect all the same
@@ -505,34 +451,6 @@ async def _within(writing: asyncio.Task[bool], seconds: float) -> bool:
     return bool(done) and writing.result()
 
 
-def _new(scope: Scope, reason: str, by: str, ttl_s: float | None = None) -> Kill:
-    return Kill(
-        id=clock.new_id(),
-        target=scope,
-        reason=_cut(reason) or "no reason given",
-        by=_cut(by) or "unknown",
-        at=clock.wall(),
-        mono=clock.monotonic(),
-        ttl_s=ttl_s,
-    )
-
-
-def _by_file(path: Path) -> str:
-    return f"file {path.name}"
-
-
-def _via(kill: Kill) -> str:
-    return kill.lifted.via if kill.lifted is not None else kill.via
-
-
 def _lifted_at(kill: Kill) -> tuple[float, str]:
     """As the database orders them."""
     return (kill.lifted.at if kill.lifted is not None else 0.0, kill.id)
-
-
-def _cut(text: str) -> str:
-    return text.strip()[:MAX_TEXT]
-
-
-def _stays(sentence: str) -> Refused:
-    return Refused(sentence, {"code": Code.LEDGER_UNAVAILABLE.value})

@@ -65,6 +65,11 @@ def invalid(sentence: str) -> Refused:
     return Refused(sentence, {"code": Code.INVALID_REQUEST.value})
 
 
+def stays(sentence: str) -> Refused:
+    """The refusal to release what cannot be released durably now."""
+    return Refused(sentence, {"code": Code.LEDGER_UNAVAILABLE.value})
+
+
 def shown(text: str) -> str:
     """Text from outside for a sentence or a log line: short, and without control characters."""
     short = text if len(text) <= 80 else text[:77] + "..."
@@ -105,6 +110,11 @@ class Kill:
         """As a person writes it."""
         return str(self.target)
 
+    @property
+    def told_by(self) -> str:
+        """The peer that told us the last of it; empty where that happened here."""
+        return self.via if self.lifted is None else self.lifted.via
+
     def expired(self, wall: float, mono: float) -> bool:
         """A restriction ends only when both clocks say so: setting one of them forward frees nobody."""
         return self.ttl_s is not None and wall >= self.at + self.ttl_s and mono >= self.mono + self.ttl_s
@@ -128,9 +138,8 @@ class Kill:
             "engaged_at": clock.stamp(self.at),
             "expires_at": None if self.ttl_s is None else clock.stamp(self.at + self.ttl_s),
         }
-        via = self.via if self.lifted is None else self.lifted.via
-        if via:
-            known["via"] = via
+        if self.told_by:
+            known["via"] = self.told_by
         if self.lifted is not None:
             known["lifted_at"] = clock.stamp(self.lifted.at)
             known["lifted_by"] = self.lifted.by
@@ -140,6 +149,24 @@ class Kill:
     def as_dict(self) -> dict[str, Any]:
         """As ``facts``, and whether it is on disk yet."""
         return self.facts() | {"durable": self.durable}
+
+
+def new(scope: Scope, reason: str, by: str, ttl_s: float | None = None) -> Kill:
+    """One that somebody asks for now."""
+    return Kill(
+        id=clock.new_id(),
+        target=scope,
+        reason=cut(reason) or "no reason given",
+        by=cut(by) or "unknown",
+        at=clock.wall(),
+        mono=clock.monotonic(),
+        ttl_s=ttl_s,
+    )
+
+
+def cut(text: str) -> str:
+    """A reason or a name, as long as it may be."""
+    return text.strip()[:MAX_TEXT]
 
 
 class Index:

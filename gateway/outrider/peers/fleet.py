@@ -45,6 +45,7 @@ class Fleet:
         self.settings = settings
         self.lines = lines
         self.caught_up = not settings
+        self.taking_over = bool(settings)
         self._board = board
         self._obey = obey
         self._record = record
@@ -69,6 +70,7 @@ class Fleet:
                 await asyncio.gather(*(self._round(peer.address) for peer in self.lines.book))
         except TimeoutError:
             log.warning("the kills of the peers were not all taken over in time; it goes on in the background")
+        self.taking_over = False
         others = self.lines.book.told()
         self.caught_up = any(peer.state is State.ANSWERING for peer in others) or not others
         if not self.caught_up:
@@ -105,8 +107,9 @@ class Fleet:
                 return
             found += named
         book = self.lines.book
+        before = book.left_out
         book.relist(found)
-        if book.left_out:
+        if book.left_out > before:
             log.error("%d peers beyond the first %d are not told of kills", book.left_out, MAX_PEERS)
 
     def _keep_loops(self) -> None:
@@ -154,9 +157,8 @@ class Fleet:
         over is over everywhere; the rounds bring what got lost."""
         if not self.settings or kill.row is not None:
             return
-        from_peer = kill.via if kill.lifted is None else kill.lifted.via
         by_itself = kill.lifted is not None and kill.lifted.by == "expiry"
-        if not from_peer and not by_itself:
+        if not kill.told_by and not by_itself:
             self._telling(kill)
 
     async def reach(self, kill_id: str) -> list[Heard]:

@@ -19,6 +19,7 @@ class Names:
     def __init__(self, name: str, port: int) -> None:
         self.name = name
         self._port = port
+        self._why = ""
         self._pending: asyncio.Future[list[Address]] | None = None
 
     async def look_up(self, patience_s: float = LOOKUP_S) -> list[Address] | None:
@@ -27,14 +28,22 @@ class Names:
             self._pending = asyncio.ensure_future(self._ask())
         done, _ = await asyncio.wait({self._pending}, timeout=patience_s)
         if not done:
-            log.warning("looking up the peers' name %s takes long", self.name)
+            self._tell("no answer yet")
             return None
         pending, self._pending = self._pending, None
         try:
-            return pending.result()
+            found = pending.result()
         except (OSError, UnicodeError) as fault:
-            log.warning("the peers' name %s cannot be looked up: %s", self.name, fault)
+            self._tell(str(fault))
             return None
+        self._why = ""
+        return found
+
+    def _tell(self, why: str) -> None:
+        """Logged once, and not at every look-up."""
+        if why != self._why:
+            log.warning("the peers' name %s cannot be looked up: %s", self.name, why)
+        self._why = why
 
     async def _ask(self) -> list[Address]:
         found = await asyncio.get_running_loop().getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
