@@ -24,6 +24,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from outrider import clock
 from outrider.agents import Agents
 from outrider.agents.commanded import Switch
+from outrider.agents.observed import GAP_S
 from outrider.calls import Call, Outcome, OutcomeKind
 from outrider.errors import Code, problem
 from outrider.flight import Flight
@@ -321,10 +322,22 @@ class Channel:
         self._agents.disconnected(session.id, orderly=session.orderly)
         self._local.lost(session.id)
         limits = self._limits()
-        session.window = asyncio.get_running_loop().call_later(limits.suspect_s, self._end, session)
+        self._open_window(session)
         log.info("%s (%s) is gone", session.agent.name, session.instance)
         while len(self._away) > limits.max_channels:
             self._end(next(iter(self._away.values())))
+
+    def _open_window(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._limits().suspect_s
+        session.window = loop.call_at(due, self._window_over, session, due)
+
+    def _window_over(self, session: Session, due: float) -> None:
+        """A sidecar that stood still has not listened: whoever is away gets the whole time again."""
+        if asyncio.get_running_loop().time() - due > GAP_S:
+            self._open_window(session)
+        else:
+            self._end(session)
 
     def _end(self, session: Session) -> None:
         """The process is gone for good. Its callers first, so that nothing is tried again for them."""

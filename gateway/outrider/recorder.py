@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from outrider.agents.registry import DURABLE, Change
+from outrider.agents.telling import DURABLE, Change
 from outrider.calls import Agent, Attempt, Call, Outcome, OutcomeKind
 from outrider.flight import Flight
 from outrider.ledger.record import Event, EventType

@@ -535,6 +535,21 @@ async def test_after_the_window_its_callers_are_gone_and_what_ran_is_unknown(wor
     assert [late.value for _, _, late in world.settled] == ["late"]
 
 
+async def test_a_sidecar_that_stood_still_gives_the_whole_window_again(world: World) -> None:
+    """It did not listen: whoever was away could not come back. A timer that rings in time ends the session."""
+    process = await world.join()
+    await process.say(Open("r1", "local.pay"))
+    await process.hear(Execute)
+    await process.vanish()
+    await world.until(lambda: world.channel.connected == 0)
+    (session,) = world.channel._away.values()
+    now = asyncio.get_running_loop().time()
+    world.channel._window_over(session, now - 60.0)
+    assert not session.over and session.window is not None and session.window.when() > now + 25.0
+    world.channel._window_over(session, now)
+    assert session.over and world.supervisor.gone
+
+
 async def test_goodbye_needs_no_window(world: World) -> None:
     """An orderly end: gone, not lost."""
     process = await world.join()

@@ -101,6 +101,24 @@ async def test_a_cordon_may_be_given_before_the_agent_was_seen(tmp_path: Path) -
         assert (row["name"], row["standing"], row["commanded"]["by"]) == ("newcomer", "cordoned", "ann")
 
 
+async def test_an_agent_is_seen_first_when_it_is_and_not_when_it_was_commanded(tmp_path: Path) -> None:
+    """A restart in between changes nothing of that."""
+    async with Rig(tmp_path) as rig:
+        await order(rig, Command.CORDON)
+        assert rig.agents.snapshot()[0]["first_seen"] is None and rig.agents.unsaved() == []
+    async with Rig(tmp_path) as rig:
+        rig.restore()
+        assert rig.agents.snapshot()[0]["first_seen"] is None
+        await rig.call("up.read")
+        first = rig.agents.snapshot()[0]["first_seen"]
+        assert first is not None and len(rig.events("agent.seen")) == 1
+        await rig.call("up.read")
+    async with Rig(tmp_path) as rig:
+        rig.restore()
+        await rig.call("up.read")
+        assert rig.agents.snapshot()[0]["first_seen"] == first and len(rig.events("agent.seen")) == 1
+
+
 async def test_a_cordon_and_its_runs_survive_a_restart(tmp_path: Path) -> None:
     """The same database, another process."""
     async with Rig(tmp_path) as rig:

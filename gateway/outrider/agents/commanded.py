@@ -62,8 +62,8 @@ LIFTS = frozenset({Command.UNCORDON, Command.RESUME})
 INSTEAD: Mapping[State, str] = {
     State.OPEN: "Nothing holds it back.",
     State.CORDONED: "`outrider agents uncordon` opens it.",
-    State.PAUSED: "That stops more; `outrider agents resume` ends it.",
-    State.DRAINING: "That lets nothing new begin already; `outrider agents uncordon` opens it.",
+    State.PAUSED: "`outrider agents resume` ends that first.",
+    State.DRAINING: "Nothing new begins already; `outrider agents uncordon` opens it.",
     State.RETIRED: "That is for good; run the agent under another name.",
 }
 

@@ -40,7 +40,7 @@ class Instance:
     pid: int
     session: str
     since: float
-    heard: float
+    heard: float = 0.0
     state: Presence = "connected"
     until: float | None = None
     observed: Observed = Observed.READY
@@ -83,7 +83,7 @@ class Entry:
     failures: int = 0
     refused: int = 0
     in_flight: int = 0
-    saved_calls: int = -1  # -1: no row of it was written yet
+    saved_calls: int = -1  # -1: never seen, and no row of it was written
     switch: Switch | None = None
     waiting: int = 0
     gate: asyncio.Event | None = None  # what the calls of a paused agent wait for
@@ -176,8 +176,8 @@ class Entry:
             "refused": self.refused,
             "in_flight": self.in_flight,
             "waiting": self.waiting,
-            "first_seen": clock.stamp(self.first_seen),
-            "last_seen": clock.stamp(self.last_seen),
+            "first_seen": None if self.saved_calls < 0 else clock.stamp(self.first_seen),
+            "last_seen": None if self.saved_calls < 0 else clock.stamp(self.last_seen),
         }
         return shown
 

@@ -324,8 +324,14 @@ def _event(before: Switch | None, after: Switch | None, agent: str, command: str
         data["automated"] = True
     if after is not None and after.deadline_at is not None:
         data["deadline"] = clock.stamp(after.deadline_at)
+    why = why.strip()[:MAX_TEXT]
     return Event(
-        type=EventType.AGENT_COMMANDED, agent={"name": agent}, actor=by, reason=why.strip()[:MAX_TEXT], data=data
+        type=EventType.AGENT_COMMANDED,
+        agent={"name": agent},
+        actor=by,
+        reason=why,
+        detail=f"{data['from']} → {data['to']}: {why}",
+        data=data,
     )
 
 

@@ -5,27 +5,29 @@ none and is merely ``seen``. Names come from callers, so their number is bounded
 are counted together as ``overflow``, unless an agent that was idle for an hour makes room.
 
 What must survive is written with the event that tells of it: who was seen first when, and the digests of tools.
-Statistics ride along with whatever is written, and all of them with an orderly stop.
+See ``telling``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from outrider import clock
 from outrider.agents import stored
+from outrider.agents.census import Census
 from outrider.agents.commanded import State, Switch, state_of
 from outrider.agents.entry import Entry, Instance
 from outrider.agents.expected import Expectations
-from outrider.agents.observed import NEXT, TICK_S, Observed, OwnTime, sign_of
+from outrider.agents.observed import TICK_S, Observed
+from outrider.agents.observer import Observer
 from outrider.agents.stored import Mutation
+from outrider.agents.telling import Change, Emit, Teller
 from outrider.agents.tools import KnownTool, accepted, declared
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.policy.plans import AgentSettings, Limits
@@ -38,25 +40,6 @@ MAX_TOOLS = 500
 MAX_VERSIONS = 30
 MAX_CHARS = 200
 MAX_DIGEST_CHARS = 100
-MAX_RIDERS = 100
-"""Rows that are written with an event of something else."""
-
-Change = Literal["connected", "lost", "left", "seen", "declared", "drifted"]
-Emit = Callable[[Change, Agent, dict[str, Any], Sequence[Mutation]], "asyncio.Future[int] | None"]
-DURABLE = frozenset({"seen", "declared", "drifted"})
-"""Changes that must survive."""
-
-
-@dataclass(slots=True)
-class Census:
-    """The agents in numbers. ``connected`` counts processes."""
-
-    commanded: Counter[str] = field(default_factory=Counter)
-    observed: Counter[str] = field(default_factory=Counter)
-    undeclared: int = 0
-    waiting: int = 0
-    drifted: int = 0
-    connected: int = 0
 
 
 def _defaults() -> AgentSettings:
@@ -72,17 +55,14 @@ class Agents:
         self, *, limits: Callable[[], Limits], emit: Emit, settings: Callable[[], AgentSettings] = _defaults
     ) -> None:
         self._limits = limits
-        self._emit = emit
+        self._teller = Teller(emit)
         self._settings = settings
         self._expectations = Expectations(settings())
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the one heard of longest ago first
         self._overflow: Entry | None = None
         self._flying: dict[str, Entry] = {}
         self._connected: dict[str, Entry] = {}
-        self._watched: dict[str, tuple[Entry, Instance]] = {}
-        self._unsaved: dict[str, None] = {}
-        self._forgotten: list[Mutation] = []
-        self._time = OwnTime(clock.monotonic())
+        self._observer = Observer(lambda: limits().suspect_s, self._lost)
 
     def restore(self, agents: Iterable[Mapping[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
         """Take over stored rows. A row that cannot be read is left out and told in the log."""
@@ -130,7 +110,7 @@ class Agents:
             return
         failed = outcome.kind in (OutcomeKind.DEFINITE, OutcomeKind.UNKNOWN)
         entry.failures += failed
-        entry.recent.note(failed, self._time.ran)
+        entry.recent.note(failed, self._observer.ran)
 
     def expectations(self, settings: AgentSettings) -> Expectations:
         """Whom these settings expect."""
@@ -154,7 +134,6 @@ class Agents:
             pid=hello.pid,
             session=session,
             since=clock.wall() if before is None else before.since,
-            heard=self._time.ran,
         )
         entry.instances[session] = instance
         if not entry.overflow:
@@ -163,7 +142,7 @@ class Agents:
             name[:MAX_CHARS]: version[:MAX_CHARS] for name, version in islice(hello.versions.items(), MAX_VERSIONS)
         }
         self._connected[session] = entry
-        self._watched[session] = (entry, instance)
+        self._observer.watch(entry, instance)
         self._tell_instance("connected", entry, instance, {"versions": entry.versions, "resumed": before is not None})
         self._declare(entry, agent, ((tool.name, tool.digest) for tool in islice(hello.tools, MAX_TOOLS)))
 
@@ -182,17 +161,21 @@ class Agents:
             instance.observed = Observed.DEGRADED
 
     def heartbeat(self, session: str) -> None:
-        """It is still here. Weighed when the observer looks."""
-        watched = self._watched.get(session)
-        if watched is not None:
-            watched[1].beat = True
+        """It is still here."""
+        self._observer.heartbeat(session)
 
     def _gone(self, entry: Entry, instance: Instance) -> None:
-        self._watched.pop(instance.session, None)
+        self._observer.forget(instance.session)
         entry.forget_gone()
         self._tell_instance("left" if instance.state == "left" else "lost", entry, instance, {})
 
-    # ── observing ────────────────────────────────────────────────────────────────────────────────────────────────
+    def _lost(self, entry: Entry, instance: Instance) -> None:
+        instance.state = "lost"
+        self._gone(entry, instance)
+
+    def tick(self) -> None:
+        """Look at everybody, once a second."""
+        self._observer.look()
 
     async def observe(self, also: Callable[[], None]) -> None:
         """Look, for ever; ``also`` is done after each look."""
@@ -203,26 +186,6 @@ class Agents:
                 also()
             except Exception:  # the next look tries again; nobody is declared lost by a fault of ours
                 log.exception("observing the agents failed")
-
-    def tick(self) -> None:
-        """What does the silence of each process mean by now?"""
-        gap = self._time.tick(clock.monotonic())
-        ran, lost_after_s = self._time.ran, self._limits().suspect_s
-        for entry, instance in tuple(self._watched.values()):
-            if gap or instance.beat:
-                instance.heard, instance.beat = ran, False
-            silent_s = ran - instance.heard
-            before = instance.observed
-            connected = instance.state == "connected"
-            instance.observed = NEXT[before, sign_of(silent_s, connected, lost_after_s)]
-            if instance.observed is Observed.LOST and not connected:
-                instance.state = "lost"
-                self._gone(entry, instance)
-
-    @property
-    def ran(self) -> float:
-        """The sidecar's own running time."""
-        return self._time.ran
 
     # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,12 +208,12 @@ class Agents:
             self._keep(entry, known)
             if known.drifted and (before is None or known.latest != before.latest):
                 data = {"tool": name, "digest": known.latest, "trusted": list(known.trusted)}
-                self._tell("drifted", entry, agent, data, [stored.tool(entry.name, known)])
+                self._teller.tell("drifted", entry, agent, data, [stored.tool(entry.name, known)])
             else:
                 fresh[name] = digest
         if fresh:
             rows = [stored.tool(entry.name, entry.tools[name]) for name in fresh]
-            self._tell("declared", entry, agent, {"tools": fresh}, rows)
+            self._teller.tell("declared", entry, agent, {"tools": fresh}, rows)
 
     def _keep(self, entry: Entry, known: KnownTool) -> None:
         entry.tools[known.name] = known
@@ -305,7 +268,7 @@ class Agents:
         known, found = self.expectations(self._settings()), Census()
         for entry in self._entries.values():
             found.commanded[state_of(entry.switch).value] += 1
-            observed = entry.observed(self._time.ran)
+            observed = entry.observed(self._observer.ran)
             if observed is not None:
                 found.observed[observed.value] += 1
             found.undeclared += known.declared(entry.name) is False
@@ -317,15 +280,15 @@ class Agents:
     def snapshot(self) -> list[dict[str, Any]]:
         """Every agent as JSON, by name; the overflow last."""
         known = self.expectations(self._settings())
-        rows = [self._entries[name].as_dict(known, self._time.ran) for name in sorted(self._entries)]
+        rows = [self._entries[name].as_dict(known, self._observer.ran) for name in sorted(self._entries)]
         if self._overflow is not None:
-            rows.append(self._overflow.as_dict(known, self._time.ran))
+            rows.append(self._overflow.as_dict(known, self._observer.ran))
         return rows
 
     def show(self, name: str) -> dict[str, Any]:
         """One agent with all that is known of its tools. Raises KeyError."""
         entry = self._entries[name]
-        shown = entry.as_dict(self.expectations(self._settings()), self._time.ran)
+        shown = entry.as_dict(self.expectations(self._settings()), self._observer.ran)
         return shown | {"tools": [entry.tools[tool].as_dict() for tool in sorted(entry.tools)]}
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -335,6 +298,8 @@ class Agents:
         entry = self._entries.get(agent.name)
         if entry is None:
             entry = self._new(agent, now)
+        if entry.saved_calls < 0:
+            self._first_seen(entry, agent, now)
         if not entry.overflow:
             self._entries.move_to_end(entry.name)
         entry.last_seen = now
@@ -343,19 +308,23 @@ class Agents:
     def _new(self, agent: Agent, now: float) -> Entry:
         if len(self._entries) >= self._limits().max_agents and not self._make_room(now):
             if self._overflow is None:
-                self._overflow = Entry(OVERFLOW, now, now, Agent(OVERFLOW), overflow=True)
+                self._overflow = Entry(OVERFLOW, now, now, Agent(OVERFLOW), overflow=True, saved_calls=0)
             return self._overflow
         entry = self._entries[agent.name] = Entry(agent.name, now, now, agent)
-        found = self.expectations(self._settings()).declared(agent.name)
-        self._tell("seen", entry, agent, {} if found is None else {"declared": found}, [stored.agent(entry)])
         return entry
+
+    def _first_seen(self, entry: Entry, agent: Agent, now: float) -> None:
+        """Of an agent that people may have commanded something of before."""
+        entry.first_seen, entry.agent = now, agent
+        found = self.expectations(self._settings()).declared(agent.name)
+        self._teller.tell("seen", entry, agent, {} if found is None else {"declared": found}, [])
 
     def _make_room(self, now: float) -> bool:
         """Looks at one agent only, so that a flood of names costs nothing; one that must stay goes to the end."""
         name, oldest = next(iter(self._entries.items()))
         if oldest.idle(now):
             del self._entries[name]
-            self._forgotten += stored.forgotten(name)
+            self._teller.forget(oldest)
             return True
         self._entries.move_to_end(name)
         return False
@@ -366,35 +335,8 @@ class Agents:
         data = {"instance": instance.instance, "host": instance.host, "pid": instance.pid, **more}
         if change == "connected":
             data["tools"] = len(entry.tools)
-        self._tell(change, entry, instance.agent, data, [])
-
-    def _tell(self, change: Change, entry: Entry, agent: Agent, data: dict[str, Any], rows: list[Mutation]) -> None:
-        forgotten, self._forgotten = self._forgotten[:MAX_RIDERS], self._forgotten[MAX_RIDERS:]
-        again = [name for name in islice(self._unsaved, MAX_RIDERS) if name in self._entries]
-        for name in again:
-            del self._unsaved[name]
-            rows += self._rows(self._entries[name])
-        if not entry.overflow and entry.name not in again:
-            rows.append(stored.agent(entry))
-            again.append(entry.name)
-        written = self._emit(change, agent, data, [*forgotten, *rows])
-        entry.saved_calls = entry.calls
-        if written is not None:
-            written.add_done_callback(partial(self._written, again))
-
-    def _rows(self, entry: Entry) -> list[Mutation]:
-        return [stored.agent(entry), *(stored.tool(entry.name, known) for known in entry.tools.values())]
-
-    def _written(self, names: list[str], written: asyncio.Future[int]) -> None:
-        """What could not be written is written with the next event."""
-        if written.cancelled() or written.exception() is not None:
-            self._unsaved.update(dict.fromkeys(names))
+        self._teller.tell(change, entry, instance.agent, data, [])
 
     def unsaved(self) -> list[Mutation]:
-        """Everything that is not on disk yet, statistics included: for the last event of an orderly stop."""
-        rows, self._forgotten = self._forgotten, []
-        for entry in self._entries.values():
-            if entry.saved_calls != entry.calls or entry.name in self._unsaved:
-                rows += self._rows(entry) if entry.name in self._unsaved else [stored.agent(entry)]
-                entry.saved_calls = entry.calls
-        return rows
+        """Everything that is not on disk yet: for the last event of an orderly stop."""
+        return self._teller.rest(self._entries.values())

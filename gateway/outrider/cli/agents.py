@@ -78,6 +78,7 @@ def show(agent: Name, data: Data = None, json: Json = False) -> None:
         return as_json(found)
     commanded = found["commanded"]
     facts = [
+        ("name", f"{found['name']} ({'its own word' if found['asserted'] else 'proven by its credential'})"),
         ("standing", found["standing"]),
         ("commanded", " ".join(_told(commanded))),
         ("observed", found["observed"]),
@@ -89,7 +90,7 @@ def show(agent: Name, data: Data = None, json: Json = False) -> None:
         ("now", f"{found['in_flight']} in flight, {found['waiting']} waiting"),
         ("seen", f"first {found['first_seen']}, last {found['last_seen']}"),
     ]
-    table(("agent", found["name"]), facts, "")
+    table(("agent", ""), facts, "")
     say("")
     table(
         ("process", "state", "observed", "host", "pid", "since"),
