@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,10 +24,12 @@ from outrider.console.live import MAX_READERS, TROUBLE, Live, TooMany
 from outrider.console.rows import KILL, MAX_AGENTS, MAX_TEXT, SHAPES, agents, events, text, upstreams
 from outrider.console.sessions import FAILURES, IDLE_S, LASTS_S, MAX_SESSIONS, Sessions
 from outrider.control.console import DESK, HEADER, SAFE
+from outrider.errors import Misconfigured
 from outrider.ledger.record import Event, EventType
 from outrider.pulse import WORDS
-from outrider.settings import Address, Settings
+from outrider.settings import Address, Settings, Tls
 from outrider.sidecar import Sidecar
+from tests.support.certificates import certificate
 
 POLICY = """
 apiVersion: outrider.dev/v1alpha1
@@ -156,6 +160,26 @@ async def test_the_admin_token_signs_in_and_no_other(browser: Browser) -> None:
     assert {"HttpOnly", "Path=/", "SameSite=Strict"} <= set(cookie.split("; "))
     assert "Secure" not in cookie  # over plain HTTP it would never come back
     assert (await browser.ask("GET", "/v1/console/session"))[1] == {"signed_in": True, "name": "eve"}
+
+
+async def test_over_tls_the_cookie_goes_nowhere_else(tmp_path: Path) -> None:
+    """``Secure``: never in the clear."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "p.yaml").write_text(POLICY)
+    made, anywhere = certificate(tmp_path, "control"), Address("127.0.0.1", 0)
+    tls = Tls(str(made.cert), str(made.key))
+    sidecar = await Sidecar.start(Settings(tmp_path / "policy", tmp_path / "data", anywhere, anywhere, control_tls=tls))
+    try:
+        token = (tmp_path / "data" / "admin.token").read_text().strip()
+        url, context = f"https://{sidecar.control}/v1/console/session", ssl.create_default_context(cafile=str(made.ca))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json={"token": token}, ssl=context) as response,
+        ):
+            assert response.status == 201
+            assert "Secure" in response.headers["Set-Cookie"].split("; ")
+    finally:
+        await sidecar.stop()
 
 
 async def test_a_body_with_faults_is_told_all_of_them(browser: Browser) -> None:
@@ -364,6 +388,33 @@ async def test_a_page_that_does_not_read_is_cut_off(browser: Browser, monkeypatc
         while live._readers:
             await asyncio.sleep(0.01)
     writer.close()
+
+
+async def test_a_ledger_that_cannot_be_read_keeps_the_rest_of_the_page_from_nobody(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that is damaged nor one whose database is busy for long."""
+    from outrider.ledger import query
+
+    await browser.sign_in()
+    busy = threading.Event()
+
+    def latest(folder: Path, n: int) -> list[Any]:
+        busy.wait(20)
+        raise Misconfigured("damaged")
+
+    monkeypatch.setattr(query, "latest", latest)
+    try:
+        async with browser.events() as messages:
+            _, board = await anext(messages)
+            assert (board["tables"]["events"], board["head"]["trouble"]) == ({}, "")
+            await call(browser, "ann")
+            await next_where(messages, lambda message: "agents" in message[1]["tables"])
+            busy.set()
+            await call(browser, "bob")
+            await next_where(messages, lambda message: "agents" in message[1]["tables"])
+    finally:
+        busy.set()
 
 
 # ── the board, by itself ─────────────────────────────────────────────────────────────────────────────────────────────

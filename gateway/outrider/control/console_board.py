@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +18,19 @@ from outrider.control.calls import local_calls
 from outrider.control.kills import local_kills
 from outrider.control.probes import unready
 from outrider.control.upstreams import local_upstreams
+from outrider.errors import Misconfigured
 from outrider.ledger import query
 from outrider.peers.lines import Heard
 from outrider.pulse import Counts
 from outrider.services import Services
 
 Listed = Callable[[Services], list[dict[str, Any]]]
+log = logging.getLogger("outrider.console")
+
 EVENTS = 60
 """Of the ledger's last records."""
-
-
+EVENTS_WAIT_S = 0.5
+"""A database that is busy for longer keeps the rest of the board from nobody."""
 GATHER_EVERY_S = 2.0
 FRESH_S = 0.9
 """A board this young is not read again: peers with open pages ask for it too."""
@@ -42,7 +46,9 @@ class Reading:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._events: tuple[int, rows.Table] = (-1, {})
+        self._events: rows.Table = {}
+        self._events_of = -1  # how many records were committed when they were asked for
+        self._fetching: asyncio.Task[None] | None = None
         self._own: tuple[float, Board] | None = None
         self._tables: dict[str, _Table] = {}
         self._merger = Merger()
@@ -61,9 +67,10 @@ class Reading:
         return added(self._merger.boards(own, self._others, self._peers), self._counted)
 
     async def close(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        tasks = [task for task in (self._asking, self._fetching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def sheet(self) -> Sheet:
         """Ours, for a peer."""
@@ -106,12 +113,22 @@ class Reading:
         return Board(head, tables, services.pulse.ended_before(now), services.pulse.history(now))
 
     async def _last_events(self) -> rows.Table:
-        """Read again only when something was committed."""
+        """Read again only when something was committed, and one reading at a time."""
         committed = self._services.ledger.lag()["records"]
-        if committed != self._events[0]:
+        if committed != self._events_of and (self._fetching is None or self._fetching.done()):
+            self._events_of = committed
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch())
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching}, timeout=EVENTS_WAIT_S)
+        return self._events
+
+    async def _fetch(self) -> None:
+        try:
             records = await asyncio.to_thread(query.latest, self._services.settings.data, EVENTS)
-            self._events = (committed, rows.events(records, self._home))
-        return self._events[1]
+        except Misconfigured as fault:
+            log.warning("the console cannot read the ledger's last records: %s", fault)
+        else:
+            self._events = rows.events(records, self._home)
 
     # ── theirs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
