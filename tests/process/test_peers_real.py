@@ -208,11 +208,11 @@ def test_the_command_line_says_loudly_that_it_was_not_everywhere(
     """Exit code 3, and who did not answer, and why; 0 when all did."""
     data = ("--data", str(trio[0].data))
     assert main(["kill", "agent:ann", *data]) == 0
-    assert "on 3 sidecars" in capsys.readouterr().out
+    assert "on 3 of 3 sidecars" in capsys.readouterr().out
     trio[2].kill9()
     assert main(["kill", "agent:bob", *data]) == 3
     told = capsys.readouterr()
-    assert "Stopped agent:bob on 2 sidecars" in told.out
+    assert "Stopped agent:bob on 2 of 3 sidecars" in told.out
     assert "NOT EVERYWHERE: 1 of 2 peers did not answer." in told.err and trio.addresses[2] in told.err
     assert main(["revive", "agent:bob", "--reason", "x", *data]) == 3
     assert "They stay stopped until they hear of it" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def kill(
 def _show(receipt: dict[str, Any]) -> None:
     counts, peers = receipt["counts"], [peer for peer in receipt.get("peers", ()) if peer["answered"]]
     took_ms = max([receipt["took_ms"], *(peer["took_ms"] for peer in peers)])
-    where = f" on {len(peers) + 1} sidecars" if receipt.get("peers") else ""
+    where = f" on {len(peers) + 1} of {len(receipt['peers']) + 1} sidecars" if receipt.get("peers") else ""
     say(
         f"Stopped {receipt['scope']}{where} in {took_ms:.0f} ms. Calls under way: {counts['not_executed']} not "
         f"executed, {counts['completed']} completed, {counts['unknown']} unknown."
