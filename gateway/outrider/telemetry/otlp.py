@@ -46,7 +46,8 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 BREATHES_EVERY: Final = 4
 BREATH_S: Final = 0.000_05
-"""Measured: without, the slowest of a hundred calls under load took twice as long."""
+"""Tried in one run on a busy machine: the slowest of a hundred calls took 99 ms with it and 127 ms without, at 32 at once;
+20 ms and 33 ms at four."""
 SELDOM_S: Final = 60.0
 
 
