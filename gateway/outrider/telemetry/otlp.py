@@ -46,8 +46,8 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 BREATHES_EVERY: Final = 4
 BREATH_S: Final = 0.000_05
-"""Tried in one run on a busy machine: the slowest of a hundred calls took 99 ms with it and 127 ms without, at 32 at once;
-20 ms and 33 ms at four."""
+"""Tried in one run on a busy machine: of a hundred calls the slowest took 99 ms with it, 127 ms without, at 32 at once;
+20 and 33 ms at four at once."""
 SELDOM_S: Final = 60.0
 
 
