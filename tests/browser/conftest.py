@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page; none on this machine: they are skipped, and say so."""
+"""A Chromium for the tests of the page; none on this machine: they are skipped, and say so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from outrider.testing.upstream_process import UpstreamProcess
 from tests.browser.kit import Visit, chromium, launch, visiting
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps a loop running in this thread: it is over before other tests begin
 def browser() -> Iterator[Browser]:
     path = chromium()
     if path is None:
