@@ -52,6 +52,8 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
+NO_WORD: Final = frozenset({-32000, -32001})
+"""What SDKs say where they lost a connection, or did not wait for an answer: no word on what became of the request."""
 STATUS_OF: Final[Mapping[int, int]] = {
     PARSE_ERROR: 400,
     INVALID_REQUEST: 400,

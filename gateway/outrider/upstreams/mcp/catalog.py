@@ -42,6 +42,7 @@ class Shelf:
     def __init__(self) -> None:
         self._catalog: Catalog | None = None
         self._reading: asyncio.Task[Catalog] | None = None
+        self._changed = False  # since the reading that is under way began
 
     @property
     def known(self) -> Catalog | None:
@@ -49,8 +50,9 @@ class Shelf:
         return self._catalog
 
     def forget(self) -> None:
-        """It changed: the next who asks reads it again."""
+        """It changed: the next who asks reads it again. One that is being read now may be older than the change."""
         self._catalog = None
+        self._changed = True
 
     async def get(self, page: Page) -> Catalog:
         """The catalog, read where it is not fresh. Raises what ``page`` raises, and ValueError for a list that is none.
@@ -59,16 +61,26 @@ class Shelf:
             return self._catalog
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read(page))
+            self._reading.add_done_callback(_seen)
         return await asyncio.shield(self._reading)
 
     async def _read(self, page: Page) -> Catalog:
-        self._catalog = await read(page)
-        return self._catalog
+        self._changed = False
+        catalog = await read(page)
+        if not self._changed:
+            self._catalog = catalog
+        return catalog
 
     async def close(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+
+def _seen(reading: asyncio.Task[Catalog]) -> None:
+    """Its failure is told to who waits; who went away has no use for it."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def read(page: Page) -> Catalog:

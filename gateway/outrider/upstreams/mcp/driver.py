@@ -53,6 +53,7 @@ class McpDriver:
         self._opening = asyncio.Lock()
         self._shelf = Shelf()
         self._under_way: dict[Key, tuple[Session, int]] = {}
+        self._lost: list[Session] = []  # forgotten by the server, with calls that it took before
         self._hearers: list[Callable[[Message], None]] = []
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -79,7 +80,7 @@ class McpDriver:
     async def stopped(self, attempt: Attempt, plan: Plan, why: str) -> Outcome:
         """The modern era sees a closed response; a legacy server and a child are told."""
         found = self._under_way.pop((attempt.call.id, attempt.n), None)
-        if found is not None and attempt.sent:
+        if found is not None and attempt.sent and (self._one_era or not found[0].modern):
             session, request_id = found
             params = {"requestId": request_id, "reason": why}
             with suppress(McpFailure, TimeoutError):
@@ -109,6 +110,7 @@ class McpDriver:
             failed = failure
         # not in a ``finally``: an attempt that is interrupted is looked up once more, by ``stopped``
         self._under_way.pop(key, None)
+        await self._close_lost()
         if failed is not None:
             return failed if failed.session_lost else of_failure(failed, attempt)
         assert answer is not None
@@ -189,8 +191,17 @@ class McpDriver:
     async def _reopened(self, lost: Session, sending: Sending) -> Session:
         if self._sessions.get(lost.modern) is lost:
             del self._sessions[lost.modern]
-            await lost.transport.close()
+            self._lost.append(lost)
+            await self._close_lost()
         return await self.session(lost.modern, sending)
+
+    async def _close_lost(self) -> None:
+        """A server may answer what it took before it forgot the session: that is waited for."""
+        busy = {id(session) for session, _ in self._under_way.values()}
+        idle = [session for session in self._lost if id(session) not in busy]
+        self._lost = [session for session in self._lost if id(session) in busy]
+        for session in idle:
+            await session.transport.close()
 
     # ── what else the server tells ───────────────────────────────────────────────────────────────────────────────
 
@@ -235,9 +246,10 @@ class McpDriver:
 
     async def close(self) -> None:
         await self._shelf.close()
-        for session in self._sessions.values():
+        for session in (*self._sessions.values(), *self._lost):
             await session.transport.close()
         self._sessions.clear()
+        self._lost.clear()
 
 
 def _asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, Mapping[str, Any]]:

@@ -17,7 +17,16 @@ import msgspec
 
 from outrider import __version__, clock
 from outrider.domains.backoff import parse_retry_after
-from outrider.mcp_wire import SESSION_HEADER, VERSION_HEADER, Message, RpcError, is_answer, is_notification, is_request
+from outrider.mcp_wire import (
+    NO_WORD,
+    SESSION_HEADER,
+    VERSION_HEADER,
+    Message,
+    RpcError,
+    is_answer,
+    is_notification,
+    is_request,
+)
 from outrider.policy.plans import HttpUpstream, Secret
 from outrider.upstreams.http import ssl_context
 from outrider.upstreams.mcp.sse import Event, Parser, TooLarge
@@ -214,15 +223,15 @@ class _Exchange:
 
     async def _of_status(self, response: aiohttp.ClientResponse) -> Message:
         status = response.status
+        if status < 300:
+            raise McpFailure(Phase.STREAMING, f"HTTP {status} instead of an answer", garbage=True)
         body = (await response.content.read(MAX_ERROR_BYTES)).decode("utf-8", "replace")
-        unknown_session = status == 404 and bool(self._transport.session)  # the legacy era means nothing else by it
-        error = _rpc_error(body) if status in {400, 404} and not unknown_session else None
-        if error is not None:
+        error = _rpc_error(body) if status in {400, 404} else None
+        unknown_session = bool(self._transport.session) and _lost_session(status, error)
+        if error is not None and not unknown_session and error["error"].get("code") not in NO_WORD:
             return error
         retry_after_s = parse_retry_after(response.headers.get("Retry-After"), clock.wall())
-        said = (
-            "redirects are not followed; set the upstream's url to the final address" if 300 <= status < 400 else body
-        )
+        said = REDIRECTED if status < 400 else body
         raise McpFailure(
             Phase.SENT,
             f"HTTP {status}: {said.strip()[:500]}",
@@ -325,6 +334,14 @@ def _parsed(text: bytes | str) -> Any:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise McpFailure(Phase.STREAMING, f"an answer that is no JSON: {error}", garbage=True) from None
+
+
+def _lost_session(status: int, error: Message | None) -> bool:
+    """Whether a server that knew our session knows it no more. The standard's word for it is 404, which means nothing
+    else there; servers after the examples of the TypeScript SDK say 400, with a sentence."""
+    if status == 404:
+        return True
+    return status == 400 and error is not None and "session" in str(error["error"].get("message")).lower()
 
 
 def _rpc_error(body: str) -> Message | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
-from outrider.mcp_wire import Message, RpcError
+from outrider.mcp_wire import NO_WORD, Message, RpcError
 from outrider.upstreams.http import BETWEEN_GATEWAYS, NEVER_PROCESSED
 from outrider.upstreams.mcp.transport import McpFailure
+
+PASSING = NEVER_PROCESSED | {408}
+"""Statuses of 4xx that say nothing of what is asked, only of the moment."""
 
 
 def of_answer(answer: Message, *, whole: bool, size: int | None = None) -> Outcome:
@@ -56,15 +59,22 @@ def of_failure(failure: McpFailure, attempt: Attempt) -> Outcome:
 
 
 def never_sent(failure: McpFailure) -> Outcome:
-    """The call itself never left: there was no connection, or the handshake failed."""
+    """The call itself never left: there was no connection, or the handshake failed. A 4xx is the server's judgement, on
+    our credential for one, and stays what it is however often it is asked for."""
     reason = Reason.CONNECT if failure.status is None else Reason.STATUS
     told = Failure(reason, failure.text, failure.status, failure.retry_after_s)
-    return Outcome(OutcomeKind.NOT_EXECUTED, failure=told)
+    judged = failure.status is not None and 400 <= failure.status < 500 and failure.status not in PASSING
+    return Outcome(
+        OutcomeKind.DEFINITE if judged and not failure.session_lost else OutcomeKind.NOT_EXECUTED, failure=told
+    )
 
 
 def _of_error(error: RpcError) -> Outcome:
-    """The server refused the request or failed in it, and says so: it was judged. The code travels in the text."""
+    """The server refused the request or failed in it, and says so: it was judged. The code travels in the text. A
+    server that is a gateway itself may not know what became of it."""
     text = f"{error.message} (JSON-RPC error {error.code})"
+    if error.code in NO_WORD:
+        return Outcome(OutcomeKind.UNKNOWN, value=error.as_dict(), failure=Failure(Reason.RESET, text[:2000]))
     return Outcome(OutcomeKind.DEFINITE, value=error.as_dict(), failure=Failure(Reason.RAISED, text[:2000]))
 
 
