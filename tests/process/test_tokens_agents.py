@@ -47,6 +47,29 @@ LANGGRAPH = """
         if message.type == "tool":
             print(message.content)
 """
+CREWAI = """
+    from tests.support.scripted_crewai import agent, asks, crew, llm
+    from crewai.tools import tool
+
+    @tool("read")
+    def read(n: int) -> int:
+        "Adds one."
+        print(n + 1)
+        return n + 1
+
+    crew(agent(llm(asks(("read", {"n": 1})), "done"), read, role="not-the-token's")).kickoff()
+"""
+AUTOGEN = """
+    import asyncio
+    from tests.support.scripted_autogen import agent, asks
+
+    def read(n: int) -> int:
+        "Adds one."
+        print(n + 1)
+        return n + 1
+
+    asyncio.run(agent("not_the_tokens", asks(("read", {"n": 1})), "done", tools=[read]).run(task="go"))
+"""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -137,16 +160,21 @@ def test_a_process_that_says_it_is_another_is_refused(gateway: GatewayProcess, s
     assert not received(gateway, "ops")
 
 
-def test_a_langgraph_agent_runs_under_its_token(gateway: GatewayProcess, start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("framework", "program"), [("langgraph", LANGGRAPH), ("crewai", CREWAI), ("autogen", AUTOGEN)])
+def test_an_agent_of_each_framework_runs_under_its_token(
+    gateway: GatewayProcess, start: Start, tmp_path: Path, framework: str, program: str
+) -> None:
     """By `outrider run --token-file`, with no name at all: what the framework calls it does not matter."""
+    name = f"{framework}-writer"
     file = tmp_path / "writer.token"
-    file.write_text(issue(gateway, "writer")["token"] + "\n")
+    file.write_text(issue(gateway, name)["token"] + "\n")
     words = ("-m", "outrider", "run", "--token-file", str(file), "--", sys.executable)
-    assert ended(start(LANGGRAPH, *words)) == "2"
-    (record,) = received(gateway, "writer")
-    assert record["agent"]["framework"] == "langgraph" and record["agent"]["asserted"] is False
-    assert not received(gateway, "not-the-token's")
-    instances = [agent for agent in gateway.control("GET", "/v1/agents")[1]["agents"] if agent["name"] == "writer"]
+    assert ended(start(program, *words)).splitlines()[-1] == "2"
+    (record,) = received(gateway, name)
+    assert framework in record["agent"]["framework"] and record["agent"]["asserted"] is False
+    seen = gateway.control("GET", "/v1/agents")[1]["agents"]
+    assert not any("not" in agent["name"] for agent in seen)
+    instances = [agent for agent in seen if agent["name"] == name]
     assert [(agent["asserted"], len(agent["instances"])) for agent in instances] == [(False, 1)]
 
 
