@@ -86,7 +86,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert known is None or (
                 lifts and (self.ledger.mode != "ok" or agent in self.unwritten | self.asked_to_lift)
             )
-            if refusal.code == "ledger_unavailable" and self.ledger.mode == "hang" and agent not in self.unwritten:
+            if refusal.code == "ledger_unavailable" and self.ledger.mode == "hang":
                 self.asked_to_lift.add(agent)
             return
         following = state_of(switch)

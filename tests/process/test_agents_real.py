@@ -274,3 +274,23 @@ def test_the_command_line_commands_and_tells_what_stands_against_it(outrider_gat
     assert outrider("show", "nobody").returncode == 1
     status, told = gateway.control("POST", "/v1/agents/ann/cordon", {"reason": " ", "x": 1})
     assert status == 400 and {error["field"] for error in told["errors"]} == {"reason", "x"}
+
+
+def test_a_retired_agents_token_is_worth_nothing_any_more(outrider_gateway: Any) -> None:
+    """Neither by its own name nor after a restart; another agent's is untouched."""
+    gateway: GatewayProcess = outrider_gateway(POLICY)
+    tokens = {}
+    for name in ("worker", "other"):
+        _, made = gateway.control("POST", "/v1/tokens", {"agent": name})
+        tokens[name] = made["token"]
+
+    def status(name: str) -> int:
+        body = {"tool": "local.read", "args": {}, "agent": name}
+        return gateway.request("POST", gateway.url + "/v1/call", body, tokens[name])[0]
+
+    assert status("worker") not in (401, 403)
+    order(gateway, "worker", "retire")
+    assert status("worker") == 401 and status("other") not in (401, 403)
+    gateway.kill9()
+    gateway.start()
+    assert status("worker") == 401 and status("other") not in (401, 403)

@@ -96,7 +96,7 @@ def test_an_agent_killed_in_the_middle_of_a_call_leaves_an_unknown_outcome(
     assert eventually(lambda: bool(of_type(gateway, "call.finished")), within_s=10)
     (end,) = of_type(gateway, "attempt.finished")
     assert end["outcome"] == "unknown"
-    assert [record["data"]["change"] for record in of_type(gateway, "agent.lost")] == ["lost"]
+    assert eventually(lambda: [record["data"]["change"] for record in of_type(gateway, "agent.lost")] == ["lost"])
     _, upstreams = gateway.control("GET", "/v1/upstreams")
     assert '"held": 1' not in json.dumps(upstreams)
 

@@ -506,3 +506,18 @@ async def test_a_stopped_call_of_a_paused_agent_is_not_let_go_by_the_resume(tmp_
         flight.stop(Verdict(Cause.SHUTDOWN, "over"))
         await order(rig, Command.RESUME)
         assert (await ended(flight)).code is Code.DRAINING and rig.upstream.count() == 0
+
+
+async def test_a_lift_does_not_overtake_what_it_lifts(tmp_path: Path) -> None:
+    """Asked for while the drain's end is being written: what is in force and what is on disk are the same."""
+    async with Rig(tmp_path) as rig:
+        await order(rig, Command.DRAIN)
+        lifting = asyncio.create_task(order(rig, Command.UNCORDON))
+        rig.lifecycle.tend()
+        await asyncio.sleep(0)
+        rig.lifecycle.tend()
+        await lifting
+        assert (await rig.call("up.read")).ok and rig.lifecycle.get("a") is None
+    async with Rig(tmp_path) as rig:
+        rig.restore()
+        assert (await rig.call("up.read")).ok

@@ -135,12 +135,11 @@ def decide(switch: Switch | None, order: Order) -> Switch | None:
     return None if following is State.OPEN else _new(switch, order, following)
 
 
-def decide_by_itself(switch: Switch | None, agent: str, why: str) -> Switch | None:
+def decide_by_itself(switch: Switch | None, order: Order) -> Switch | None:
     """The pause that automation asks for; None where any switch stands: it never overrides a person's."""
     if switch is not None:
         return None
-    made = _new(None, Order(agent, Command.PAUSE, why, AUTOMATION), State.PAUSED)
-    return replace(made, automated=True)
+    return replace(_new(None, order, State.PAUSED), automated=True)
 
 
 def _given_back(switch: Switch) -> Switch | None:

@@ -70,7 +70,7 @@ class Lifecycle:
         self._switches: dict[str, Switch] = {}
         self._listeners: list[Listener] = []
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
-        self._writing: dict[str, Event] = {}
+        self._writing: dict[str, asyncio.Task[bool]] = {}
         self._unwritten: dict[str, Event] = {}
         self._lifting: set[str] = set()
         self._retry_at = 0.0
@@ -120,15 +120,15 @@ class Lifecycle:
         _check_name(agent)
         runs = self._agents.runs_under_way(agent) if command is Command.CORDON else ()
         before = self._switches.get(agent)
-        following = decide(before, Order(agent, command, why, by, deadline_s, runs))
+        order = Order(agent, command, why, by, deadline_s, runs)
+        following = decide(before, order)
         if before is None and len(self._switches) >= MAX_SWITCHES:
             raise _conflict(f"{MAX_SWITCHES} agents are cordoned, paused or retired, which is the limit. Open some.")
-        event = _event(before, following, agent, command.value, by, why)
         if command in LIFTS:
-            return await self._soon(self._lift(agent, before, following, event))
+            return await self._soon(self._lift(order))
         assert following is not None
         self._put(agent, following)
-        writing = self._write(following, event)
+        writing = self._write(following, _event(before, following, order))
         if following.state is State.RETIRED:
             await asyncio.wait({self._spawn(self._revoke(agent, why, by))}, timeout=DURABLE_WAIT_S)
         durable = await _within(writing, DURABLE_WAIT_S)
@@ -147,11 +147,12 @@ class Lifecycle:
         something of this agent, and that stands. In force at once, on disk as soon as can be."""
         if State(state) is not State.PAUSED:
             raise ValueError(f"automation may only pause, not make an agent {state}")
-        following = decide_by_itself(self._switches.get(agent), agent, why)
+        order = Order(agent, Command.PAUSE, why, AUTOMATION)
+        following = decide_by_itself(self._switches.get(agent), order)
         if following is None or len(self._switches) >= MAX_SWITCHES:
             return False
         self._put(agent, following)
-        self._write(following, _event(None, following, agent, Command.PAUSE.value, AUTOMATION, why))
+        self._write(following, _event(None, following, order))
         return True
 
     async def accept(self, agent: str, tool: str, why: str, by: str) -> dict[str, Any]:
@@ -168,15 +169,21 @@ class Lifecycle:
         if not self._agents.accept(agent, known):
             raise _conflict(f"{known.name} of agent '{agent}' has changed once more meanwhile. Look at it again.")
 
-    async def _lift(self, agent: str, before: Switch | None, following: Switch | None, event: Event) -> Switch | None:
-        assert before is not None
+    async def _lift(self, order: Order) -> Switch | None:
+        """Once what stands is on disk: a lift must not overtake what it lifts."""
+        agent = order.agent
         if agent in self._lifting:
             raise _conflict(f"Agent '{agent}' is being opened already.")
-        if not before.durable:
-            raise _unwritten(f"That agent '{agent}' is {before.state.value} is not on disk yet, and stays until it is.")
         self._lifting.add(agent)
         try:
-            await self._durably(event, [stored.switched(agent, following)])
+            if (writing := self._writing.get(agent)) is not None:
+                await asyncio.wait({writing})
+            before = self._switches.get(agent)
+            following = decide(before, order)
+            if before is not None and not before.durable:
+                what = f"That agent '{agent}' is {before.state.value} is not on disk yet; it stays until it is."
+                raise _unwritten(what)
+            await self._durably(_event(before, following, order), [stored.switched(agent, following)])
             if self._switches.get(agent) is not before:
                 now = state_of(self._switches.get(agent)).value
                 raise _conflict(f"Agent '{agent}' was commanded something else meanwhile: it is {now}.")
@@ -214,10 +221,10 @@ class Lifecycle:
 
     def _write(self, switch: Switch, event: Event) -> asyncio.Task[bool]:
         """Write the switch; the task says whether it is on disk, and never fails."""
-        self._writing[switch.agent] = event
         again = self._unwritten.pop(switch.agent, None) is event
         appended = self._append(event, [stored.switched(switch.agent, switch)])
-        return self._spawn(self._confirm(switch, event, appended, again))
+        writing = self._writing[switch.agent] = self._spawn(self._confirm(switch, event, appended, again))
+        return writing
 
     async def _confirm(self, switch: Switch, event: Event, appended: asyncio.Future[int], again: bool) -> bool:
         agent = switch.agent
@@ -226,11 +233,11 @@ class Lifecycle:
         except Exception as fault:  # disk full, locked, closed: the switch stands, and is written later
             level = logging.DEBUG if again else logging.ERROR  # it is tried every second
             log.log(level, "that agent %r is %s could not be written yet: %s", agent, switch.state, fault)
-            if self._writing.get(agent) is event:
+            if self._writing.get(agent) is asyncio.current_task():
                 self._unwritten[agent] = event
             return False
         finally:
-            if self._writing.get(agent) is event:
+            if self._writing.get(agent) is asyncio.current_task():
                 del self._writing[agent]
         if self._switches.get(agent) is switch:
             self._replace(replace(switch, durable=True))
@@ -318,19 +325,20 @@ def _say_fault(ended: asyncio.Task[Any]) -> None:
         log.error("nothing was loosened: %s", fault)
 
 
-def _event(before: Switch | None, after: Switch | None, agent: str, command: str, by: str, why: str) -> Event:
-    data: dict[str, Any] = {"command": command, "from": state_of(before).value, "to": state_of(after).value}
+def _event(before: Switch | None, after: Switch | None, order: Order) -> Event:
+    was, will_be = state_of(before).value, state_of(after).value
+    data: dict[str, Any] = {"command": order.command.value, "from": was, "to": will_be}
     if after is not None and after.automated:
         data["automated"] = True
     if after is not None and after.deadline_at is not None:
         data["deadline"] = clock.stamp(after.deadline_at)
-    why = why.strip()[:MAX_TEXT]
+    why = order.why.strip()[:MAX_TEXT]
     return Event(
         type=EventType.AGENT_COMMANDED,
-        agent={"name": agent},
-        actor=by,
+        agent={"name": order.agent},
+        actor=order.by,
         reason=why,
-        detail=f"{data['from']} → {data['to']}: {why}",
+        detail=f"{was} → {will_be}: {why}",
         data=data,
     )
 
