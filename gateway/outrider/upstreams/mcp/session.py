@@ -125,24 +125,35 @@ async def open_modern(transport: Transport, sending: Sending, ids: itertools.cou
     """Ask a server to tell about itself; the versions that it speaks where that is not the modern one (none: it did
     not say). Raises McpFailure where nobody could be asked."""
     session = Session(transport, Server(MODERN, (MODERN,)), ids)
-    message, headers = session.dressed("server/discover", {}, {})
-    try:
-        answer = await session.request(message, SILENT, replace(sending, headers=headers))
-    except McpFailure as failure:
-        if failure.peer and failure.status in {400, 404, 405, 406, 415, 422}:
-            return ()  # a server of the older era, which wants a handshake first
-        raise
+    answer = await _discovered(session, sending)
+    if answer is not None and MODERN in _supported(answer.get("error")):
+        answer = await _discovered(session, sending)  # it speaks our version and did not take it at first
+    if answer is None:
+        return ()
     if "error" in answer:
         return _supported(answer["error"])
     result = answer["result"] if isinstance(answer["result"], dict) else {}
-    versions = tuple(str(version) for version in result.get("supportedVersions") or (MODERN,))
+    said = result.get("supportedVersions")
+    versions = tuple(str(version) for version in said) if isinstance(said, list) else ()
     if MODERN not in versions:
-        return versions
+        return versions  # none: a server of the older era that answers whatever it does not know with an empty result
     info = (result.get("_meta") or {}).get("io.modelcontextprotocol/serverInfo") or result.get("serverInfo") or {}
     session.server = Server(
         MODERN, versions, info, result.get("capabilities") or {}, str(result.get("instructions") or "")
     )
     return session
+
+
+async def _discovered(session: Session, sending: Sending) -> Message | None:
+    """The answer to ``server/discover``; None of a server of the older era, which wants a handshake first. Raises
+    McpFailure."""
+    message, headers = session.dressed("server/discover", {}, {})
+    try:
+        return await session.request(message, SILENT, replace(sending, headers=headers))
+    except McpFailure as failure:
+        if failure.peer and failure.status in {400, 404, 405, 406, 415, 422}:
+            return None
+        raise
 
 
 def _supported(error: Any) -> tuple[str, ...]:
