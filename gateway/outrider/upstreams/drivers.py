@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from outrider.errors import Misconfigured
 from outrider.policy.load import Policy
 from outrider.policy.plans import HttpUpstream, McpUpstream, Upstream
 from outrider.upstreams.base import UpstreamDriver
 from outrider.upstreams.http import HttpDriver
+from outrider.upstreams.mcp.child_driver import ChildDriver
 from outrider.upstreams.mcp.driver import McpDriver
 from outrider.upstreams.mcp.http import HttpTransport
 
@@ -35,7 +35,7 @@ class Drivers:
         for settings, driver in made:
             if settings is wanted or settings == wanted:
                 return driver
-        driver = _make(wanted)
+        driver = _make(upstream.name, wanted)
         made.append((wanted, driver))
         return driver
 
@@ -60,16 +60,15 @@ class Drivers:
         loop.call_later(RETIRED_FOR_S, lambda: loop.create_task(driver.close()))
 
     async def close(self) -> None:
-        for made in self._made.values():
-            for _, driver in made:
-                await driver.close()
+        drivers = [driver for made in self._made.values() for _, driver in made]
+        await asyncio.gather(*(driver.close() for driver in drivers))
         await self._local.close()
 
 
-def _make(settings: Settings) -> UpstreamDriver:
+def _make(upstream: str, settings: Settings) -> UpstreamDriver:
     if isinstance(settings, HttpUpstream):
         return HttpDriver(settings)
     over_http = settings.http
     if over_http is None:
-        raise Misconfigured("An MCP server that is a child process (mcp.command) cannot be started by this version.")
+        return ChildDriver(upstream, settings)
     return McpDriver(settings, lambda: HttpTransport(over_http))

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ TERM_S = 2.0
 REPORT_S = TERM_S + 5.0
 """How long the guardian is waited for: it cleans up after a SIGKILL too."""
 
+PIPES_S = 1.0
+"""How long the ends of the pipes are waited for, when everything that we know to hold them is gone."""
+
 
 class NotStarted(Exception):
     """The program could not be run. The text says why."""
@@ -42,9 +46,14 @@ class Child:
     """One process. Made by ``Child.start``, ended by ``end``, whoever has ended it before."""
 
     def __init__(
-        self, guardian: asyncio.subprocess.Process, reports: asyncio.StreamReader, line: asyncio.StreamWriter
+        self,
+        transport: asyncio.SubprocessTransport,
+        guardian: Process,
+        reports: asyncio.StreamReader,
+        line: asyncio.StreamWriter,
     ) -> None:
         assert guardian.stdin is not None and guardian.stdout is not None and guardian.stderr is not None
+        self._transport = transport
         self._guardian = guardian
         self._reports = reports
         self._line = line
@@ -58,20 +67,18 @@ class Child:
     @classmethod
     async def start(cls, command: Sequence[str], env: Mapping[str, str], cwd: str) -> Child:
         """The program runs. Raises NotStarted."""
+        loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            guardian = await asyncio.create_subprocess_exec(
+            transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(CHUNK_BYTES, loop),
                 *(sys.executable, "-I", "-S", str(GUARDIAN), str(theirs.fileno()), str(TERM_S)),
                 *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
                 env=environment(env, os.environ),
                 cwd=cwd or None,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                limit=CHUNK_BYTES,
             )
         except OSError as error:
             ours.close()
@@ -79,7 +86,7 @@ class Child:
         finally:
             theirs.close()
         reports, line = await asyncio.open_connection(sock=ours)
-        child = cls(guardian, reports, line)
+        child = cls(transport, Process(transport, protocol, loop), reports, line)
         try:
             await child._begin()
         except BaseException:
@@ -89,18 +96,24 @@ class Child:
 
     async def _begin(self) -> None:
         word, _, rest = (await self._reports.readline()).decode("utf-8", "replace").strip().partition(" ")
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
         if word != "started":
             raise NotStarted(rest or "its guardian ended before it was started")
         self.pid = int(rest)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> str:
-        """How it ended, once it did."""
+        """How it ended, once it did. Not asked of the process's transport: that waits for whoever holds the pipes."""
         word, _, status = (await self._reports.readline()).decode("ascii", "replace").strip().partition(" ")
-        await self._guardian.wait()
         if word != "ended":
+            self._without_guardian()
             return "was ended together with its guardian"
         return f"exited with code {status}" if int(status) >= 0 else f"was ended by {_signal_name(-int(status))}"
+
+    def _without_guardian(self) -> None:
+        """Somebody killed it, and the system the child with it. What else there is may hold the pipes."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._transport.close()
 
     async def read(self, max_bytes: int) -> AsyncIterator[bytes]:
         """Its lines, until it closes its stdout. Raises TooLong."""
@@ -132,23 +145,22 @@ class Child:
 
     async def _end(self) -> None:
         self._stdin.close()
-        if not await self._ended_within(LEAVE_S):
+        if self._watching is not None and not await self._ended_within(LEAVE_S):
             with suppress(OSError):
                 self._line.write_eof()
             if not await self._ended_within(REPORT_S):
                 self._guardian.kill()
-                await self._guardian.wait()
-        if self._watching is not None:
-            await self._watching
+                await self._watching
         self._line.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PIPES_S):
+                await self._guardian.wait()
+        self._transport.close()
 
     async def _ended_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._guardian.wait()
-        except TimeoutError:
-            return False
-        return True
+        assert self._watching is not None
+        done, _ = await asyncio.wait([self._watching], timeout=seconds)
+        return bool(done)
 
 
 def _signal_name(number: int) -> str:

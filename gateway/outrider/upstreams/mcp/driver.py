@@ -43,14 +43,18 @@ MakeTransport = Callable[[], Transport]
 class McpDriver:
     """Sends attempts to one MCP server. ``connect`` makes a way to it; one that serves both eras gets one of each."""
 
-    def __init__(self, settings: McpUpstream, connect: MakeTransport, *, one_era: bool = False) -> None:
+    def __init__(
+        self, settings: McpUpstream, connect: MakeTransport, *, one_era: bool = False, open_s: float = OPEN_S
+    ) -> None:
         self._settings = settings
         self._connect = connect
         self._one_era = one_era  # a child speaks over one pair of pipes, in one era
+        self._open_s = open_s
         self._ids = itertools.count(1)
         self._sessions: dict[bool, Session] = {}  # by whether it is modern
         self._versions: tuple[str, ...] | None = None  # of the server, once it was asked
         self._opening = asyncio.Lock()
+        self._openers: dict[bool, asyncio.Task[Session]] = {}  # by the era that is asked for
         self._shelf = Shelf()
         self._under_way: dict[Key, tuple[Session, int]] = {}
         self._lost: list[Session] = []  # forgotten by the server, with calls that it took before
@@ -133,16 +137,35 @@ class McpDriver:
 
     async def session(self, modern: bool, sending: Sending) -> Session:
         """The one of this era, or of the other where the server speaks only that. Raises McpFailure: nothing of a call
-        was sent."""
+        was sent. All who ask meanwhile share one opening; it goes on when they lose patience, or a server that starts
+        slowly would never be up."""
+        found = self._found(modern)
+        if found is not None:
+            return found
+        opener = self._openers.get(modern)
+        if opener is None or opener.done():
+            opener = asyncio.get_running_loop().create_task(self._opened(modern, sending))
+            opener.add_done_callback(_retrieved)
+            self._openers[modern] = opener
+        return await asyncio.shield(opener)
+
+    def _found(self, modern: bool) -> Session | None:
+        found = self._sessions.get(self._era(modern))
+        if found is None or not found.transport.gone:
+            return found
+        del self._sessions[found.modern]
+        return None
+
+    async def _opened(self, modern: bool, sending: Sending) -> Session:
         async with self._opening:
-            found = self._sessions.get(self._era(modern))
+            found = self._found(modern)
             if found is not None:
                 return found
             try:
-                async with asyncio.timeout(OPEN_S):
+                async with asyncio.timeout(self._open_s):
                     return await self._open(modern, sending)
             except TimeoutError:
-                raise McpFailure(Phase.CONNECT, f"no handshake within {OPEN_S:g} s") from None
+                raise McpFailure(Phase.CONNECT, f"no handshake within {self._open_s:g} s") from None
 
     def _era(self, modern: bool) -> bool:
         """Whether the modern one is spoken, as far as is known."""
@@ -152,6 +175,8 @@ class McpDriver:
             return next(iter(self._sessions))
         if self._versions is None:
             return modern
+        if self._one_era:
+            return MODERN in self._versions
         speaks_modern, speaks_legacy = MODERN in self._versions, any(one in LEGACY for one in self._versions)
         return speaks_modern if modern else speaks_modern and not speaks_legacy
 
@@ -160,9 +185,12 @@ class McpDriver:
         try:
             session = await self._greeted(transport, modern, sending)
         except BaseException:
+            if self._one_era:
+                self._versions = None  # what was learnt of a child that did not come up may be wrong
             await transport.close()
             raise
         transport.on_message(self._heard)
+        self._shelf.forget()
         self._sessions[session.modern] = session
         return session
 
@@ -245,11 +273,20 @@ class McpDriver:
         return {"sessions": sessions, "tools": None if known is None else len(known.tools)}
 
     async def close(self) -> None:
+        for opener in self._openers.values():
+            opener.cancel()
+        await asyncio.gather(*self._openers.values(), return_exceptions=True)
         await self._shelf.close()
         for session in (*self._sessions.values(), *self._lost):
             await session.transport.close()
         self._sessions.clear()
         self._lost.clear()
+
+
+def _retrieved(opener: asyncio.Task[Session]) -> None:
+    """Whether or not anybody still waits for it, its failure was seen."""
+    if not opener.cancelled():
+        opener.exception()
 
 
 def _asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, Mapping[str, Any]]:

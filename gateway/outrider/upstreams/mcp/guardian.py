@@ -3,9 +3,9 @@
     python -I -S guardian.py LINE_FD TERM_SECONDS PROGRAM ARGUMENT…
 
 LINE_FD is one end of a socket pair whose other end only the sidecar has. On it the guardian tells, a line each,
-``started PID``, ``failed REASON`` and ``ended STATUS`` (negative: the signal that ended it). When the sidecar closes its
-end, or is gone, SIGKILL included, the child's process group gets SIGTERM, and SIGKILL after TERM_SECONDS. Whatever a
-child that ended left running, daemons of its own too, is ended as well: the guardian adopts it.
+``started PID``, ``failed REASON`` and ``ended STATUS`` (negative: the signal that ended it). When the sidecar closes
+its end, or is gone, SIGKILL included, the child's process group gets SIGTERM, and SIGKILL after TERM_SECONDS. Whatever
+a child that ended left running, daemons of its own too, is ended as well: the guardian adopts it.
 
 Only the standard library, and little of it: there is one such process for each child.
 """

@@ -61,6 +61,7 @@ class HttpTransport:
         self._hear: Callable[[Message], None] = lambda message: None
         self.session = ""
         self.version = ""
+        self.gone = False
 
     # ── for the driver ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,12 +1,13 @@
 """stdio: JSON-RPC messages as lines over the pipes of a child. Many calls share one child, each by its id.
 
-A message is on its way from the moment that its first byte is handed to the pipe. One that still waits for its turn when
-the child ends has provably not been executed; every other one may have been.
+A message is on its way from the moment that its first byte is handed to the pipe. One that still waits for its turn
+when the child ends has provably not been executed; every other one may have been.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ MAX_GARBAGE = 100
 """Lines in a row that are no message: many programs greet on stdout, none goes on with it."""
 FLOOD, FLOOD_S = 20_000, 10.0
 """More messages than this in that time, beside answers, are a flood."""
+log = logging.getLogger("outrider.mcp.child")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _decode = msgspec.json.Decoder().decode
 
@@ -95,8 +97,9 @@ class StdioTransport:
     def on_message(self, hear: Callable[[Message], None]) -> None:
         """The driver has greeted the child, which answered: from now on it is watched."""
         self._hear = hear
-        self._keeper.ready()
-        self._liveness.begin(self.version)
+        if not self.gone:
+            self._keeper.ready()
+            self._liveness.begin(self.version)
 
     def snapshot(self) -> Mapping[str, Any]:
         return {"kind": "stdio", "in_flight": len(self._waiting), "late": self._late, "garbage": self._garbage}
@@ -173,6 +176,9 @@ class StdioTransport:
             await self._listen(child)
         except _Misbehaves as error:
             misbehaved = str(error)
+        except Exception:
+            log.exception("what a child said could not be taken in")
+            misbehaved = "said something that cannot be taken in"
         self.gone = True
         await self._liveness.close()
         await child.end()

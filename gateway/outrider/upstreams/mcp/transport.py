@@ -65,9 +65,11 @@ class Sending:
 
 class Transport(Protocol):
     """A connection to one server, shared by all calls. One ``request`` is at most one request on the wire.
-    ``version`` is the legacy version that was agreed upon, empty before and in the modern era."""
+    ``version`` is the legacy version that was agreed upon, empty before and in the modern era. ``gone``: it ended by
+    itself, and a new one is needed."""
 
     version: str
+    gone: bool
 
     async def request(self, message: Message, listener: Listener, sending: Sending) -> Message:
         """Send a JSON-RPC request and return the whole answer to its id (``result`` or ``error``). May be cancelled at
