@@ -44,6 +44,28 @@ def _kill(world: World, scope: str) -> None:
     world.control("DELETE", f"/v1/kills/{receipt['id']}", {"reason": "the drill is over"})
 
 
+def pause_an_agent(world: World) -> None:
+    """Its calls wait, and then go on or are refused."""
+    _command(world, "pause", "resume")
+
+
+def cordon_an_agent(world: World) -> None:
+    """Runs under way go on, new ones are refused."""
+    _command(world, "cordon", "uncordon")
+
+
+def drain_an_agent(world: World) -> None:
+    """What is under way has half a second."""
+    _command(world, "drain", "uncordon", deadline="500ms")
+
+
+def _command(world: World, verb: str, undo: str, **more: str) -> None:
+    agent = f"/v1/agents/{world.dice.choice(world.frameworks)}"
+    world.control("POST", f"{agent}/{verb}", {"reason": "a drill of the soak", **more})
+    time.sleep(KILL_S)
+    world.control("POST", f"{agent}/{undo}", {"reason": "the drill is over"})
+
+
 def shop_dead(world: World) -> None:
     with world.shop_dead():
         time.sleep(world.dice.uniform(0.5, 2.0))
@@ -86,6 +108,9 @@ TROUBLES: dict[Trouble, int] = {
     kill_a_tool: 3,
     kill_a_run: 3,
     kill_everything: 1,
+    pause_an_agent: 2,
+    cordon_an_agent: 2,
+    drain_an_agent: 2,
     shop_dead: 3,
     change_policy: 2,
     sidecar_pauses: 1,
@@ -94,10 +119,10 @@ TROUBLES: dict[Trouble, int] = {
     agents_crash: 1,
 }
 """Each with its weight."""
-MILD = (nothing, kill_an_agent, kill_a_tool, kill_a_run, kill_everything, shop_dead, change_policy)
-"""What happens to a sidecar that goes on: in the last part nothing is restarted, so that what leaks can be seen."""
+HARSH = (sidecar_pauses, sidecar_crashes, sidecar_restarts, agents_crash)
+"""Not in the last part: what leaks is to be seen in processes that go on."""
 
 
 def choose(world: World, *, mild: bool) -> Trouble:
-    those = [trouble for trouble in TROUBLES if not mild or trouble in MILD]
+    those = [trouble for trouble in TROUBLES if not mild or trouble not in HARSH]
     return world.dice.choices(those, [TROUBLES[trouble] for trouble in those])[0]
