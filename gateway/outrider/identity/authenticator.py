@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hmac
 import logging
+from typing import TYPE_CHECKING
 
-from outrider.identity.credential import Credential, Denial, shared
-from outrider.identity.jwts import Jwts
+from outrider.identity.credential import NO_ISSUER, Credential, Denial, shared
 from outrider.identity.keeper import Keeper
 from outrider.identity.tokens import PREFIX
 from outrider.policy.identity import IdentitySettings
+
+if TYPE_CHECKING:
+    from outrider.identity.jwts import Jwts
 
 NOTHING = Denial(
     "Send 'Authorization: Bearer TOKEN' with this agent's token: one made by `outrider tokens issue`, or the agents' "
@@ -32,8 +35,7 @@ class Authenticator:
         self._shared = shared()
         self._shared.denial = REFUSED  # until the policy was asked
         self._keeper = keeper
-        self._jwts = Jwts(keeper.epochs)
-        keeper.on_epoch = self._jwts.outdate
+        self._jwts: Jwts | None = None
         self._used_shared = False
         self.configure(settings)
 
@@ -41,7 +43,10 @@ class Authenticator:
         """Take the settings of a newer policy; they count for the next call."""
         newly_allowed = settings.shared_token and self._shared.denial is not None
         self._shared.denial = None if settings.shared_token else REFUSED
-        self._jwts.configure(settings)
+        if settings.jwt and self._jwts is None:
+            self._jwts = self._reader_of_jwts()
+        if self._jwts is not None:
+            self._jwts.configure(settings)
         if newly_allowed:
             log.warning("the shared agents' token may be used: whoever has it calls under any name (docs/identity.md)")
 
@@ -53,11 +58,22 @@ class Authenticator:
             return NOTHING
         if hmac.compare_digest(bearer.encode("utf-8", "surrogateescape"), self._shared_token):
             return self._shared.denial or self._told_shared()
-        return self._jwts.check(bearer) if bearer.count(".") == 2 else FOREIGN
+        if bearer.count(".") != 2:
+            return FOREIGN
+        return self._jwts.check(bearer) if self._jwts is not None else NO_ISSUER
 
     async def close(self) -> None:
         """Fetch no more keys."""
-        await self._jwts.close()
+        if self._jwts is not None:
+            await self._jwts.close()
+
+    def _reader_of_jwts(self) -> Jwts:
+        """Only where a policy names an issuer: what it needs is a tenth of a sidecar's memory."""
+        from outrider.identity.jwts import Jwts
+
+        made = Jwts(self._keeper.epochs)
+        self._keeper.on_epoch = made.outdate
+        return made
 
     def _told_shared(self) -> Credential:
         """Said once, so that nobody runs on it without knowing."""

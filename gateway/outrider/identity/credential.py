@@ -25,6 +25,9 @@ class Denial:
     until: asyncio.Future[None] | None = field(default=None, compare=False)
 
 
+NO_ISSUER = Denial("This sidecar takes no JWTs: its policy names no issuer (identity.jwt).")
+
+
 class Credential:
     """What was shown, and what it proves. One object for as long as it is known, so that whoever holds it (a channel's
     session, a call under way) sees what became of it: ``denial`` is set once it is worth nothing any more.

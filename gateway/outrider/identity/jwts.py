@@ -19,7 +19,7 @@ from jwt import exceptions as wrong
 
 from outrider import clock
 from outrider.calls import Agent, Principal
-from outrider.identity.credential import Credential, Denial
+from outrider.identity.credential import NO_ISSUER, Credential, Denial
 from outrider.identity.epochs import Epoch, Epochs
 from outrider.identity.keyring import Keyring
 from outrider.identity.keys import Key
@@ -129,7 +129,7 @@ class Jwts:
 
     def _stranger(self, claims: Mapping[str, Any]) -> Denial:
         if not self._rings:
-            return Denial("This sidecar takes no JWTs: its policy names no issuer (identity.jwt).")
+            return NO_ISSUER
         known = ", ".join(issuer.who for issuer in self._rings)
         return Denial(f"This JWT is of {_shown(claims.get('iss'))}; the policy believes: {known}.")
 
