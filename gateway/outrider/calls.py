@@ -147,6 +147,7 @@ class Call:
     tracestate: str = ""
     origin: str = ""
     framework_tool: str = ""
+    assumed: Effect | None = None  # by the HTTP method of a raw request; what the policy says of the tool comes first
     declares: str = ""  # the effect that the tool's own annotations claim; a hint for people, it decides nothing
 
     @property
@@ -177,6 +178,8 @@ class Attempt:
     caller: object | None = None  # the caller's side, for an exchange that is more than one question and one answer
     commit: Callable[[], Awaitable[bool]] | None = None  # see ``stages.journal``
     committed: bool = False  # something of it has reached the caller, or the caller was asked: never repeated
+    lift: Callable[[bool], None] | None = None  # see ``stages.send``
+    spent: bool = False  # what it sent was read from a stream and cannot be sent again
     status: int | None = None  # of an HTTP answer, set by the upstream
     traceparent: str = ""  # the context that goes with it
     span_id: str = ""  # of its own span, empty where the call is not traced

@@ -6,30 +6,37 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from outrider import clock
-from outrider.calls import Agent, Call, Outcome
+from outrider.calls import Agent, Call, Effect, Outcome
 from outrider.errors import Code
 from outrider.flight import Flight
 from outrider.http_common import (
     CREDENTIAL,
-    bearer,
+    TOKEN_HEADER,
+    AnothersName,
     cross_origin,
     guarded,
+    in_authorization,
     own_host_only,
     problem_response,
     respond_problem,
+    shown,
 )
 from outrider.identity import Authenticator, Credential, Denial
 from outrider.mcp.routes import mount as mount_mcp
 from outrider.mcp.work import Asker, Desk
 from outrider.policy.current import CurrentPolicy
+from outrider.raw.endpoint import Place
+from outrider.raw.mount import mount as mount_raw
 from outrider.supervisor import Supervisor
 from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.upstreams.drivers import Drivers
+from outrider.upstreams.unpack import TooLarge, Unreadable, unpack
 from outrider.wire import CallAnswer, CallBody
 
 DEADLINE_HEADER = "Gateway-Timeout-Ms"
@@ -46,10 +53,6 @@ _encode_answer = msgspec.json.Encoder(enc_hook=str).encode
 
 class BadRequest(ValueError):
     """A request that cannot be understood; the sentence says what and how to mend it."""
-
-
-class AnothersName(ValueError):
-    """A request under a name that its credential does not prove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def data_app(plane: DataPlane) -> web.Application:
     app.router.add_post("/v1/call", call)
     app.router.add_get("/v1/channel", channel)
     mount_mcp(app, Desk(plane.supervisor, plane.policies, plane.drivers), partial(_message, plane), _asker)
+    authorization = partial(_own_authorization, plane.authenticator)
+    mount_raw(app, Place(plane.supervisor, plane.policies, _raw_call, authorization))
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app
@@ -97,7 +102,7 @@ def _agents_only(
 ) -> web.Response | Awaitable[web.Response | None] | None:
     if request.path in OPEN_PATHS:
         return None
-    found = authenticator.check(bearer(request))
+    found = authenticator.check(shown(request))
     if isinstance(found, Denial) and found.until is not None:
         return _when_keys_are_read(found, authenticator, request)
     return _let_in(found, request)
@@ -111,7 +116,7 @@ async def _when_keys_are_read(
     give_up = clock.monotonic() + KEYS_S
     while isinstance(found, Denial) and found.until is not None and (left_s := give_up - clock.monotonic()) > 0:
         await asyncio.wait({found.until}, timeout=left_s)
-        found = authenticator.check(bearer(request))
+        found = authenticator.check(shown(request))
     return _let_in(found, request)
 
 
@@ -157,10 +162,23 @@ async def _body(request: web.Request, limit: int) -> bytes | None:
 
 
 async def _read(request: web.Request, limit: int) -> bytes | None:
-    """What is declared is believed unless the body is compressed: what counts is what it unpacks to."""
+    """Compressed or not; what counts is what it unpacks to. Raises BadRequest."""
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding:
+        packed = await _gathered(request, limit)
+        try:
+            return None if packed is None else unpack(packed, encoding, limit)
+        except TooLarge:
+            return None
+        except Unreadable as wrong:
+            raise BadRequest(f"The body cannot be unpacked: {wrong}.") from None
     declared = request.content_length
-    if declared is not None and "Content-Encoding" not in request.headers:
+    if declared is not None:
         return await request.read() if declared <= limit else None
+    return await _gathered(request, limit)
+
+
+async def _gathered(request: web.Request, limit: int) -> bytes | None:
     parts: list[bytes] = []
     size = 0
     async for chunk in request.content.iter_any():
@@ -193,6 +211,37 @@ def to_call(body: bytes, request: web.Request, credential: Credential) -> Call:
         traceparent=traceparent,
         tracestate=tracestate,
     )
+
+
+def _raw_call(request: web.Request, tool: str, args: dict[str, Any], caller_ref: str, assumed: Effect) -> Call:
+    """The call that a raw request is. Raises BadRequest and AnothersName."""
+    credential = request[CREDENTIAL]
+    traceparent, tracestate = _trace_context(request)
+    return Call(
+        id=clock.new_id(),
+        tool=tool,
+        args=args,
+        agent=_agent(credential, _name(request.headers.get("Outrider-Agent", ""), "agent")),
+        principal=credential.principal,
+        run=_name(request.headers.get("Outrider-Run", ""), "run"),
+        session=_name(request.headers.get("Outrider-Session", ""), "session"),
+        parent=_name(request.headers.get("Outrider-Parent", ""), "parent"),
+        caller_ref=caller_ref,
+        deadline_ms=_deadline_ms(request),
+        traceparent=traceparent,
+        tracestate=tracestate,
+        assumed=assumed,
+    )
+
+
+def _own_authorization(authenticator: Authenticator, request: web.Request) -> bytes | None:
+    """A client's word for the upstream, where the credential for us came in another way; never what opens our doors."""
+    own = request.headers.get("Authorization")
+    if own is None or TOKEN_HEADER not in request.headers:
+        return None
+    if isinstance(authenticator.check(in_authorization(own)), Credential):
+        return None
+    return own.encode("utf-8", "surrogateescape")
 
 
 async def _message(plane: DataPlane, request: web.Request) -> bytes | None:

@@ -144,8 +144,8 @@ class Flight:
     __slots__ = (
         "ahead", "answer", "attempt", "attempts", "call", "caller", "children", "committed", "deadline", "decision",
         "degraded_by", "domain", "entry", "foreign_parent", "is_child", "may_have_run", "observed", "on_observed",
-        "plan", "policy", "received", "run", "scope", "slot", "started_wall", "strict", "task", "trace", "traceparent",
-        "unheard", "unwritten", "verdict",
+        "plan", "policy", "received", "run", "scope", "slot", "started_wall", "streaming", "strict", "task", "trace",
+        "traceparent", "unheard", "unwritten", "verdict",
     )  # fmt: skip
 
     def __init__(self, call: Call, policy: Policy, *, received: float, started_wall: float) -> None:
@@ -161,6 +161,9 @@ class Flight:
         self.deadline: float | None = None  # monotonic seconds
         self.caller: object | None = None  # of a way in whose answers are more than one value; drivers know its kind
         self.committed = False  # something of the answer has reached the caller: no retry and no fallback
+        self.streaming = (
+            False  # its answer is on its way to the caller: the policy's total time is not its limit any more
+        )
         self.attempts = 0  # sendings decided so far, over all tools of a fallback
         self.attempt: Attempt | None = None  # the one in flight
         self.slot: Slot | None = None

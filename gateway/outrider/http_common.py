@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import logging
@@ -27,10 +28,15 @@ Guard = Callable[[web.Request], web.Response | Awaitable[web.Response | None] | 
 """Says no to a request, or nothing. What must be waited for to know comes as an awaitable; waiting is the exception."""
 CREDENTIAL: web.RequestKey[Credential] = web.RequestKey("credential", Credential)
 """Where the guard of the data plane leaves what was shown."""
+TOKEN_HEADER = "Outrider-Token"  # noqa: S105  # a header's name
 PROBLEM_TYPE = "application/problem+json"
 MIN_TOKEN_CHARS = 16
 MAKE_ONE = "Make one for all sidecars, for example by: openssl rand -hex 32"
 encode_json = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class AnothersName(ValueError):
+    """A request under a name that its credential does not prove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,27 @@ def bearer(request: web.Request) -> str:
     """The token of ``Authorization: Bearer …``, empty where there is none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def shown(request: web.Request) -> str:
+    """An agent's credential, in a header of our own, which leaves Authorization to the client, or in Authorization."""
+    own = request.headers.get(TOKEN_HEADER)
+    return own.strip() if own is not None else in_authorization(request.headers.get("Authorization", ""))
+
+
+def in_authorization(value: str) -> str:
+    """The token of ``Bearer TOKEN``, or of ``Basic`` with the user ``token``: the user part of a URL, as in
+    ``http://token:TOKEN@host``. Empty where there is none."""
+    scheme, _, rest = value.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        user, _, password = base64.b64decode(rest.strip(), validate=True).decode("ascii").partition(":")
+    except ValueError:
+        return ""
+    return password if user == "token" else ""
 
 
 def problem_response(code: Code, detail: str, *, status: int | None = None, **fields: Any) -> web.Response:

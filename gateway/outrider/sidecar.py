@@ -133,7 +133,13 @@ class Sidecar:
         """Serve on the address, for the data plane on the Unix socket too; the address with the port that it got."""
         tls = settings.listen_tls if which == "listen" else settings.control_tls
         context = ssl_context(tls, f"--{which}-cert/--{which}-key")
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=1.0,
+            auto_decompress=which != "listen",  # raw HTTP passes bodies on as they are
+        )
         await runner.setup()
         self._runners.insert(0, runner)  # the last one opened is the first one closed
         site = web.TCPSite(runner, address.host, address.port, ssl_context=context, backlog=1024)

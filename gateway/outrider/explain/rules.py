@@ -66,12 +66,13 @@ def heard(rules: Rules, facts: Facts) -> tuple[Decision, list[Heard]]:
     """The decision, and every rule with what it says: those that speak of the call first."""
     decision = rules.decide(facts)
     question = question_of(facts)
-    found = [_one(rule, facts, question, decision) for rule in rules.rules]
+    found = [_one(rule, facts, question, decision, facts.tool in rules.exact) for rule in rules.rules]
     return decision, sorted(found, key=lambda one: (not one.decides, not one.speaks, not one.tool))
 
 
-def _one(rule: Rule, facts: Facts, question: Question, decision: Decision) -> Heard:
-    tool, agent = _which(rule.tools, facts.tool), _which(rule.agents, facts.agent.name)
+def _one(rule: Rule, facts: Facts, question: Question, decision: Decision, only_exact: bool) -> Heard:
+    patterns = [name for name in rule.tools if name == facts.tool or rule.then != "allow" or not only_exact]
+    tool, agent = _which(patterns, facts.tool), _which(rule.agents, facts.agent.name)
     if not (tool and agent):
         return Heard(rule, tool, agent, None, "", False)
     holds, error = (True, "") if rule.condition is None else question.ask(rule.condition)

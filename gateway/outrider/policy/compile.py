@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ _TIMEOUTS: Table = {
     ("timeouts", "total"): "total_s",
     ("timeouts", "perTry"): "per_try_s",
     ("timeouts", "connect"): "connect_s",
+    ("timeouts", "idle"): "idle_s",
 }
 _RETRY: Table = {
     ("retry", "maxAttempts"): "max_attempts",
@@ -195,13 +197,17 @@ class PlanBook:
         self._upstreams = known
         self.plan = lru_cache(maxsize=PLAN_CACHE)(self._build)
 
-    def _build(self, tool: str) -> plans.Plan | None:
-        """The plan of ``tool``; None where its upstream is unknown or it is no tool's name."""
+    def _build(self, tool: str, assumed: Effect | None = None) -> plans.Plan | None:
+        """The plan of ``tool``; None where its upstream is unknown or it is no tool's name. ``assumed`` is its effect
+        where no entry of ``tools`` says one."""
         group, _, operation = tool.partition(".")
         upstream = self._upstreams.get(group)
         if upstream is None or len(tool) > MAX_NAME or not is_operation(operation, upstream.kind):
             return None
-        return plan_of(tool, upstream, merged(layer.leaves for layer in self._layers.of(tool)))
+        layers = self._layers.of(tool)
+        plan = plan_of(tool, upstream, merged(layer.leaves for layer in layers))
+        said = any(("effect",) in layer.leaves for layer in layers if layer is not self._layers.defaults)
+        return plan if assumed is None or said else replace(plan, effect=assumed)
 
 
 def plan_of(tool: str, upstream: plans.Upstream, leaves: Leaves) -> plans.Plan:

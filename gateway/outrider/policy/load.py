@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from outrider.calls import Effect
 from outrider.errors import Fault, Misconfigured
 from outrider.policy import compile as compiling
 from outrider.policy import compile_identity
@@ -26,6 +27,7 @@ from outrider.policy.lint_links import check_links
 from outrider.policy.lint_plans import check_plans
 from outrider.policy.lint_runs import check_runs
 from outrider.policy.lint_upstreams import check_upstreams
+from outrider.policy.patterns import raw_tool
 from outrider.policy.plans import AgentSettings, KillSettings, LedgerSettings, Limits, Plan, Upstream
 from outrider.policy.references import Resolver
 from outrider.policy.rules import Rule, Rules
@@ -71,9 +73,10 @@ class Policy:
         """Whether what this policy would refuse is only recorded."""
         return self.mode == "observe"
 
-    def plan(self, tool: str) -> Plan | None:
-        """How ``tool`` is called; None where its upstream is not in this policy or it cannot be a tool's name."""
-        return self._book.plan(tool)
+    def plan(self, tool: str, assumed: Effect | None = None) -> Plan | None:
+        """How ``tool`` is called; None where its upstream is not in this policy or it cannot be a tool's name.
+        ``assumed`` is its effect where no entry of ``tools`` says one."""
+        return self._book.plan(tool, assumed)
 
     def summary(self) -> dict[str, object]:
         """What ``GET /v1/policy`` shows: JSON, no secrets."""
@@ -188,7 +191,7 @@ def _built(made: Draft, folder: Path, raw: Mapping[str, bytes], env: Mapping[str
         runs=compiling.runs(made),
         identity=compile_identity.identity(made, folder),
         agents=compiling.agents(made),
-        rules=Rules(rules),
+        rules=Rules(rules, exact=frozenset(raw_tool(name) for name, known in upstreams.items() if known.http)),
         mode=made.mode,
         patterns=tuple(layer.pattern for layer in layers.entries),
         _book=compiling.PlanBook(layers, upstreams),

@@ -26,6 +26,15 @@ def is_operation(text: str, kind: str) -> bool:
     return spelled.fullmatch(text) is not None if spelled is not None else text.isprintable()
 
 
+RAW_OPERATION = "http"
+
+
+def raw_tool(upstream: str) -> str:
+    """The tool that a raw HTTP request is when it is no other: anything at all may be sent with it, so only a rule that
+    names it exactly allows it."""
+    return f"{upstream}.{RAW_OPERATION}"
+
+
 def is_prefix(pattern: str) -> bool:
     """Whether it is a prefix with ``*``, not an exact name."""
     return pattern.endswith("*")

@@ -17,6 +17,7 @@ class Timeouts:
     total_s: float = 30.0
     per_try_s: float = 8.0
     connect_s: float = 2.0
+    idle_s: float = 60.0  # of a body that is streamed: how long nothing of it may move
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,10 @@ class Secret:
     __repr__ = __str__
 
 
+Authorization = Literal["", "forward", "replace", "drop"]
+"""What becomes of a raw client's ``Authorization``. Empty: replaced where ``headers`` has one, else dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpUpstream:
     """An HTTP service. ``headers`` hold secrets already resolved from {env:…} and {file:…}."""
@@ -131,6 +136,12 @@ class HttpUpstream:
     use_env_proxy: bool = False
     safe_statuses: tuple[int, ...] = ()  # statuses by which this upstream proves that nothing ran
     max_response_bytes: int = 20 * 1024 * 1024
+    authorization: Authorization = ""  # of raw HTTP; see ``forwards_authorization``
+
+    @property
+    def forwards_authorization(self) -> bool:
+        """Whether a raw client's own ``Authorization`` goes to this upstream. Ours, in ``headers``, always does."""
+        return self.authorization == "forward"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,10 @@ class Resolver:
     def http(self, item: Item[Upstream]) -> plans.HttpUpstream:
         """An HTTP upstream with its secrets. What could not be resolved is left out, and is a fault."""
         said = item.model.http
-        return replace(self._reached(item, "http", said), safe_statuses=tuple(said.safe_statuses))
+        reached = self._reached(item, "http", said)
+        return replace(
+            reached, safe_statuses=tuple(said.safe_statuses), authorization=said.said().get("authorization", "")
+        )
 
     def mcp(self, item: Item[Upstream]) -> plans.McpUpstream:
         """An MCP server with its secrets. What could not be resolved is left out, and is a fault."""

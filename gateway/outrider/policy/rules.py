@@ -7,7 +7,7 @@ match where its rule allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -88,11 +88,22 @@ class _Matching(NamedTuple):
 _NO_RULE = Decision("no_rule")
 
 
+def _may_speak(rule: Rule, tool: str, others: Iterable[Rule]) -> bool:
+    """Of a tool that only its very name allows: who merely restricts it may do so by pattern; an approval restricts
+    where some rule opens it, and opens nothing by itself."""
+    if rule.then == "deny" or tool in rule.tools:
+        return True
+    opened = any(tool in other.tools and other.then != "deny" and not other.shadow for other in others)
+    return rule.then == "require_approval" and opened
+
+
 class Rules:
     """All rules of a policy, indexed by tool and agent: rules that speak of other tools or agents cost nothing."""
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+    def __init__(self, rules: Iterable[Rule] = (), exact: Set[str] = frozenset()) -> None:
+        """``exact``: tools that no pattern allows, only a rule with their very name (``patterns.raw_tool``)."""
         self.rules = tuple(rules)
+        self.exact = exact
         self._index: PatternIndex[PatternIndex[Rule]] = PatternIndex()
         self._by_tool: dict[str, PatternIndex[Rule]] = {}
         for rule in self.rules:
@@ -111,6 +122,8 @@ class Rules:
     def _find(self, tool: str, agent: str) -> _Matching:
         """Sorted so that the answer never depends on the order in the files: unconditional first, then by name."""
         found = {rule.name: rule for by_agent in self._index.find(tool) for rule in by_agent.find(agent)}
+        if tool in self.exact:
+            found = {name: rule for name, rule in found.items() if _may_speak(rule, tool, found.values())}
         rules = sorted(found.values(), key=lambda rule: (rule.condition is not None, rule.name))
 
         def those(then: Then) -> tuple[Rule, ...]:
@@ -125,6 +138,12 @@ class Rules:
         if any(rule.condition is None for rule in matching.denies):
             return False
         return bool(matching.allows or matching.approvals)
+
+    def asks_args(self, tool: str, agent: str) -> bool:
+        """Whether a rule that speaks of this tool and this agent looks at the arguments."""
+        return any(
+            "args" in rule.condition.names for part in self._matching(tool, agent) for rule in part if rule.condition
+        )
 
     def decide(self, facts: Facts) -> Decision:
         """The decision on one call. Never raises for what a caller sent."""

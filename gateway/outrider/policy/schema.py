@@ -61,6 +61,9 @@ class Timeouts(Model):
     connect: PositiveDuration = lasting(
         _TIMEOUTS.connect_s, "Connecting to an HTTP upstream; an attempt that ends here was not executed."
     )
+    idle: PositiveDuration = lasting(
+        _TIMEOUTS.idle_s, "Raw HTTP: how long nothing of a body that is streamed may move, in either direction."
+    )
 
 
 class Backoff(Model):

@@ -125,6 +125,26 @@ class HttpUpstream(Model):
     max_response: Size = default(
         _HTTP.max_response_bytes, "The largest answer read.", format_size(_HTTP.max_response_bytes)
     )
+    authorization: Literal["forward", "replace", "drop"] = optional(
+        "Raw HTTP: what becomes of a client's own Authorization, which is never Outrider's credential. Left out: "
+        "replace where headers has one, else drop."
+    )
+
+    @model_validator(mode="after")
+    def _authorization(self) -> HttpUpstream:
+        own = any(name.lower() == "authorization" for name in self.headers or {})
+        said = self.authorization if "authorization" in self.model_fields_set else ""
+        if said == "replace" and not own:
+            raise fault(
+                "E53", "authorization: replace, and headers has no Authorization.", "write it into headers, or drop."
+            )
+        if said in {"forward", "drop"} and own:
+            raise fault(
+                "E53",
+                f"authorization: {said}, and headers has an Authorization, which is sent in its place.",
+                "remove one of the two.",
+            )
+        return self
 
 
 class Probe(Model):

@@ -78,6 +78,7 @@ def _http(http: HttpUpstream) -> dict[str, Any]:
         "use_env_proxy": http.use_env_proxy,
         "safe_statuses": list(http.safe_statuses),
         "max_response_bytes": http.max_response_bytes,
+        "authorization": http.authorization,
     }
 
 

@@ -9,6 +9,8 @@ from outrider.calls import Outcome
 from outrider.flight import Cause, Flight, Verdict
 from outrider.stages import Next
 
+BY_POLICY = "timeouts.total"
+
 
 class Deadline:
     """Starts the clock. The caller may shorten the policy's total, never lengthen it; so does the end of its run."""
@@ -16,7 +18,7 @@ class Deadline:
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         assert flight.plan is not None
         total_s = flight.plan.timeouts.total_s
-        whose = "timeouts.total"
+        whose = BY_POLICY
         wanted_ms = flight.call.deadline_ms
         if wanted_ms is not None and wanted_ms / 1000 < total_s:
             total_s, whose = wanted_ms / 1000, "the caller's deadline"
@@ -33,4 +35,6 @@ class Deadline:
 
 
 def _passed(flight: Flight, total_s: float, whose: str) -> None:
+    if flight.streaming and whose == BY_POLICY:
+        return  # how long an answer takes to pass is its length's and its reader's affair; it has a limit of its own
     flight.stop(Verdict(Cause.DEADLINE, f"The call did not end within {total_s:g} s ({whose})."))

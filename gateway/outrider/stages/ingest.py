@@ -40,7 +40,7 @@ class Ingest:
         wrong = guard_args(flight.call.args, limits)
         if wrong is not None:
             return _no(Code.INVALID_REQUEST, wrong)
-        flight.plan = flight.policy.plan(flight.call.tool)
+        flight.plan = flight.policy.plan(flight.call.tool, flight.call.assumed)
         if flight.plan is None:
             return _no(Code.UNKNOWN_TOOL, _unknown_tool(flight))
         return None

@@ -71,6 +71,7 @@ def decide(
     attempts: int,
     is_parent: bool,
     committed: bool = False,
+    spent: bool = False,
     remaining_s: float | None,
     rng: Callable[[], float],
 ) -> Again | GiveUp:
@@ -85,6 +86,8 @@ def decide(
         return GiveUp("this failure is not retried")
     if committed:
         return GiveUp("a part of its answer has reached the caller")
+    if spent:
+        return GiveUp("its body was streamed and cannot be sent again")
     if is_parent:
         return GiveUp("a call that made calls of its own is not repeated")
     if attempts >= plan.retry.max_attempts:
@@ -135,6 +138,7 @@ class Retry:
                 attempts=flight.attempts - before,
                 is_parent=flight.is_parent,
                 committed=flight.committed,
+                spent=flight.attempt is not None and flight.attempt.spent,
                 remaining_s=flight.remaining_s(now),
                 rng=self._rng,
             )

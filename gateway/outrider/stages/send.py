@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from outrider import clock
 from outrider.access import newly_denied
 from outrider.calls import Attempt, Effect, Failure, Outcome, OutcomeKind, Reason
 from outrider.domains.breaker import State
 from outrider.errors import Code
-from outrider.flight import Cause, Flight, Verdict, killed_by
+from outrider.flight import Cause, Flight, Scope, Verdict, killed_by
 from outrider.kills import KillBoard
 from outrider.observing import enforced
 from outrider.policy.load import Policy
@@ -55,6 +56,7 @@ class Send:
         per_try_s = _per_try_s(flight, plan)
         outcome: Outcome | None = None
         with flight.stoppable(per_try_s, caller_may_leave=attempt.effect is Effect.READ) as scope:
+            attempt.lift = partial(_lift, flight, scope)
             outcome = await driver.send(attempt, plan, per_try_s or 0.0)
         if outcome is not None:
             return outcome if not flight.children else _of_a_parent(outcome, attempt.effect)
@@ -76,6 +78,13 @@ def _opened_meanwhile(flight: Flight) -> Outcome | None:
     return Outcome(
         OutcomeKind.NOT_EXECUTED, code=Code.BREAKER_OPEN, detail=detail, stage=STAGE, retry_after_s=retry_after_s
     )
+
+
+def _lift(flight: Flight, scope: Scope, total: bool) -> None:
+    """For a driver that streams and then keeps a limit of its own: no per-try timeout from now on, and, once the answer
+    is on its way to the caller, not the policy's total either."""
+    scope.disarm()
+    flight.streaming = flight.streaming or total
 
 
 def _per_try_s(flight: Flight, plan: Plan) -> float | None:

@@ -17,12 +17,11 @@ from outrider.domains.backoff import parse_retry_after
 from outrider.errors import Code, Misconfigured
 from outrider.policy.plans import HttpUpstream, Plan, Secret
 from outrider.upstreams.http1 import Answer, Origin
+from outrider.upstreams.http_stream import RawDriver
+from outrider.upstreams.raw_caller import RawCaller
+from outrider.upstreams.statuses import kind_of
 from outrider.upstreams.template import Request, TemplateError, render
 
-NEVER_PROCESSED = frozenset({425, 429})
-"""RFC 8470 and RFC 6585: the server says that it did not process the request."""
-BETWEEN_GATEWAYS = frozenset({502, 504})
-"""An intermediary got no answer: what it asked may have run."""
 NOT_CHARSETS = frozenset(
     {"idna", "mbcs", "oem", "palmos", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 )
@@ -36,12 +35,17 @@ class HttpDriver:
     def __init__(self, settings: HttpUpstream) -> None:
         """Raises Misconfigured when a certificate file cannot be read."""
         self._settings = settings
-        self._origin = Origin(settings.url, ssl_context(settings), use_env_proxy=settings.use_env_proxy)
+        self._context = ssl_context(settings)
+        self._origin = Origin(settings.url, self._context, use_env_proxy=settings.use_env_proxy)
+        self._raw: RawDriver | None = None
         self._headers = {"User-Agent": f"outrider/{__version__}"}
         for name, value in settings.headers.items():
             self._headers[name] = value.reveal() if isinstance(value, Secret) else value
 
     async def send(self, attempt: Attempt, plan: Plan, timeout_s: float) -> Outcome:
+        caller = attempt.caller
+        if isinstance(caller, RawCaller) and caller.tool == attempt.tool:
+            return await self._raw_driver().send(attempt, plan, caller)
         try:
             request = render(plan.http, attempt.tool.partition(".")[2], self._args(attempt, plan))
         except TemplateError as wrong:
@@ -59,6 +63,15 @@ class HttpDriver:
 
     async def close(self) -> None:
         self._origin.close()
+        if self._raw is not None:
+            self._raw.close()
+
+    def _raw_driver(self) -> RawDriver:
+        """Made when it is first needed: most upstreams are never spoken to so."""
+        if self._raw is None:
+            own = {name: value for name, value in self._headers.items() if name in self._settings.headers}
+            self._raw = RawDriver(self._settings, self._context, own)
+        return self._raw
 
     def _args(self, attempt: Attempt, plan: Plan) -> dict[str, Any]:
         args = dict(attempt.call.args)
@@ -102,10 +115,7 @@ class HttpDriver:
             return _success(answer)
         retry_after_s = parse_retry_after(answer.headers.get("retry-after"), clock.wall())
         failure = Failure(Reason.STATUS, _status_text(answer), status, retry_after_s)
-        if status in NEVER_PROCESSED or status in self._settings.safe_statuses:
-            return Outcome(OutcomeKind.NOT_EXECUTED, failure=failure)
-        kind = OutcomeKind.UNKNOWN if status in BETWEEN_GATEWAYS else OutcomeKind.DEFINITE
-        return Outcome(kind, failure=failure)
+        return Outcome(kind_of(status, self._settings), failure=failure)
 
 
 def _broken(attempt: Attempt, error: Exception) -> Outcome:

@@ -220,6 +220,8 @@ class Connection(asyncio.Protocol):
 class Origin:
     """The connections to one base URL, directly or through the proxy that the environment names."""
 
+    kind: type[Connection] = Connection
+
     def __init__(self, url: str, context: ssl.SSLContext | None, *, use_env_proxy: bool) -> None:
         """``context``: the trust for ``https``, None for the system's."""
         self._url = yarl.URL(url)
@@ -264,18 +266,27 @@ class Origin:
         """One request, one answer. ``on_send`` is called when a connection is there and before the first byte leaves.
 
         Raises TimeoutError: no connection within ``connect_s`` seconds; and what ``Connection.exchange`` raises."""
+        connection = await self.take(connect_s)
+        try:
+            on_send()
+            answer = await connection.exchange(request, head_only=head_only, limit=limit)
+        finally:
+            self.give_back(connection)
+        return unpack_answer(answer, limit)
+
+    async def take(self, connect_s: float) -> Connection:
+        """A connection for one exchange, kept or new. Raises TimeoutError and OSError."""
         connection = self._kept()
         if connection is None:
             async with asyncio.timeout(connect_s):
                 connection = await self._connect()
         self._busy.add(connection)
-        try:
-            on_send()
-            answer = await connection.exchange(request, head_only=head_only, limit=limit)
-        finally:
-            self._busy.discard(connection)
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """The exchange is over; the connection is kept where it can be used again."""
+        self._busy.discard(connection)
         self._keep(connection)
-        return unpack_answer(answer, limit)
 
     def close(self) -> None:
         """Close every connection, used ones too."""
@@ -325,13 +336,13 @@ class Origin:
             return await self._connect_through(self._proxy)
         host, port = _address(self._url)
         name = host if self._context else None
-        _, connection = await loop.create_connection(Connection, host, port, ssl=self._context, server_hostname=name)
+        _, connection = await loop.create_connection(self.kind, host, port, ssl=self._context, server_hostname=name)
         return connection
 
     async def _connect_through(self, proxy: yarl.URL) -> Connection:
         """To the proxy; for ``https`` then a tunnel through it (RFC 9110, section 9.3.6), with TLS inside."""
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, *_address(proxy))
+        _, connection = await loop.create_connection(self.kind, *_address(proxy))
         if self._context is None:
             return connection
         host, port = _address(self._url)

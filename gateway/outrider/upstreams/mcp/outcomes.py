@@ -6,8 +6,8 @@ from typing import Any
 
 from outrider.calls import Attempt, Failure, Outcome, OutcomeKind, Reason
 from outrider.mcp_wire import NO_WORD, Message, RpcError
-from outrider.upstreams.http import BETWEEN_GATEWAYS, NEVER_PROCESSED
 from outrider.upstreams.mcp.transport import McpFailure
+from outrider.upstreams.statuses import BETWEEN_GATEWAYS, NEVER_PROCESSED
 
 PASSING = NEVER_PROCESSED | {408}
 """Statuses of 4xx that say nothing of what is asked, only of the moment."""
