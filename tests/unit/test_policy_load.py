@@ -309,5 +309,5 @@ def test_plans_are_plain_values(tmp_path: Path) -> None:
     """A plan can be compared and taken apart; nothing of it is bound to the loader."""
     plan = with_secrets(tmp_path).plan("pay.x")
     assert plan is not None
-    assert asdict(plan.timeouts) == {"total_s": 30.0, "per_try_s": 8.0, "connect_s": 2.0}
+    assert asdict(plan.timeouts) == {"total_s": 30.0, "per_try_s": 8.0, "connect_s": 2.0, "idle_s": 60.0}
     assert pickle.loads(pickle.dumps(plan)) == plan
