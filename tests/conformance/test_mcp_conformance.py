@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from outrider.testing.gateway import GatewayProcess
-from tests.conformance.mcp.gates import RUNS, Gates, Run, failed, gates, sidecar_before_fixture
+from tests.conformance.mcp.gates import MODERN, RUNS, Gates, Run, failed, gates, sidecar_before_fixture
 from tests.conformance.mcp.suite import Suite, Unavailable
 
 
@@ -38,3 +38,10 @@ async def test_the_suite_passes(ready: Gates, run: Run) -> None:
     """One scenario, or all that are required of a server."""
     result = await ready.run(run)
     assert failed(run, result) == [], result.output[-6000:]
+
+
+@pytest.mark.timeout(120)
+async def test_changes_of_lists_reach_clients(ready: Gates) -> None:
+    """Of all checks of a stateless server none fails, and none only warns: those are the changed lists."""
+    result = await ready.run(Run("A", MODERN, "server-stateless"))
+    assert "0 failed, 0 warnings" in result.output, result.output[-4000:]

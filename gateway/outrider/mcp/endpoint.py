@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from outrider.errors import Code
 from outrider.http_common import problem_response
+from outrider.mcp import streams
 from outrider.mcp.answering import Answer, json_error, json_result
 from outrider.mcp.inbound import Inbound, Rejected, argument_error, read
 from outrider.mcp.replies import status_of
@@ -19,7 +19,6 @@ from outrider.mcp.work import Asked, Asker, Desk
 from outrider.mcp_wire import (
     INVALID_REQUEST,
     LEGACY,
-    META_SUBSCRIPTION,
     SESSION_HEADER,
     Message,
     RpcError,
@@ -29,9 +28,6 @@ from outrider.upstreams.mcp.session import OURSELVES
 from outrider.upstreams.mcp.transport import McpFailure
 
 UNKNOWN_SESSION = -31002
-MAX_STREAMS = 1_000
-"""Streams that stay open (subscriptions, GET streams) over all clients."""
-LIST_CHANGED = "notifications/tools/list_changed"
 
 ReadBody = Callable[[web.Request], Awaitable[bytes | None]]
 AskerOf = Callable[[web.Request], Asker]
@@ -102,17 +98,21 @@ async def _modern(
     if wrong is not None:
         return _error(found.id, wrong, status_of(wrong, modern=True))
     if found.method == "subscriptions/listen":
-        return await _listen(endpoint, asked)
+        return await _subscription(endpoint, asked)
     return await _answered(endpoint, asked, lambda flight: None)
 
 
-async def _answered(endpoint: Endpoint, asked: Asked, started: Any) -> web.StreamResponse:
+async def _answered(
+    endpoint: Endpoint, asked: Asked, started: Any, done: Callable[[], None] = lambda: None
+) -> web.StreamResponse:
+    """``done`` is called where there is a result."""
     id_ = asked.inbound.id
     try:
         result = await endpoint.desk.handle(asked, started)
     except RpcError as error:
         status = status_of(error, modern=asked.inbound.modern)
         return await asked.answer.finish(json_error(id_, error.as_dict()), status)
+    done()
     return await asked.answer.finish(json_result(id_, result))
 
 
@@ -132,71 +132,19 @@ async def _arguments_error(endpoint: Endpoint, request: web.Request, asked: Aske
     )  # fmt: skip
 
 
-async def _listen(endpoint: Endpoint, asked: Asked) -> web.StreamResponse:
-    """A stream of changes, for as long as its client wants it."""
-    wanted = asked.inbound.params.get("notifications")
-    wanted = wanted if isinstance(wanted, dict) else {}
+async def _subscription(endpoint: Endpoint, asked: Asked) -> web.StreamResponse:
     id_ = asked.inbound.id
-    if len(endpoint.streams) >= MAX_STREAMS:
-        return _error(id_, RpcError(-31003, f"no more than {MAX_STREAMS} streams may be open"), 200)
-    agreed = {name: value for name, value in wanted.items() if value}
-    told = {"_meta": {META_SUBSCRIPTION: id_}}
+    try:
+        wanted = await streams.agreed(endpoint.desk, asked)
+    except RpcError as error:
+        return _error(id_, error, status_of(error, modern=True))
+    if len(endpoint.streams) >= streams.MAX_STREAMS:
+        return _error(id_, RpcError(streams.TOO_MANY, f"no more than {streams.MAX_STREAMS} streams may be open"), 200)
     endpoint.streams.add(asked.answer)
     try:
-        asked.answer.tell(
-            {
-                "jsonrpc": "2.0",
-                "method": "notifications/subscriptions/acknowledged",
-                "params": {**told, "notifications": agreed},
-            }
-        )
-        await _until_over(endpoint, asked, lambda message: _tagged(message, told, agreed))
+        return await streams.subscription(endpoint.desk, asked, wanted)
     finally:
         endpoint.streams.discard(asked.answer)
-    return await asked.answer.finish(json_result(id_, {"resultType": "complete"}))
-
-
-KINDS = {
-    LIST_CHANGED: "toolsListChanged",
-    "notifications/prompts/list_changed": "promptsListChanged",
-    "notifications/resources/list_changed": "resourcesListChanged",
-    "notifications/resources/updated": "resourceSubscriptions",
-}
-
-
-def _tagged(message: Message, told: Message, agreed: Message) -> Message | None:
-    """A notification as this subscription gets it, None for one that it did not ask for."""
-    if KINDS.get(str(message.get("method"))) not in agreed:
-        return None
-    return {**message, "params": {**(message.get("params") or {}), **told}}
-
-
-async def _until_over(endpoint: Endpoint, asked: Asked, shape: Callable[[Message], Message | None]) -> None:
-    """Pass on what the servers tell, until the client is gone."""
-
-    def heard(message: Message) -> None:
-        shaped = shape(message)
-        if shaped is not None:
-            asked.answer.tell(shaped)
-
-    ends = [driver.subscribe(heard) for driver in _drivers(endpoint, asked.upstream)]
-    endings = [*ends, endpoint.desk.policies.subscribe(lambda policy, faults: heard(_changed()))]
-    asked.answer.keep_alive()
-    try:
-        await asked.answer.lost.wait()
-    finally:
-        for end in endings:
-            end()
-
-
-def _drivers(endpoint: Endpoint, upstream: Upstream | None) -> list[Any]:
-    policy = endpoint.desk.policies.current
-    ours = [upstream] if upstream is not None else [one for one in policy.upstreams.values() if one.mcp is not None]
-    return [driver for one in ours if (driver := endpoint.desk.drivers.mcp(one)) is not None]
-
-
-def _changed() -> Message:
-    return {"jsonrpc": "2.0", "method": LIST_CHANGED}
 
 
 # ── the legacy era ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +167,9 @@ async def _legacy(
         session.flights[found.id] = flight
 
     try:
-        return await _answered(endpoint, asked, started)
+        return await _answered(
+            endpoint, asked, started, lambda: endpoint.sessions.followed(session, found.method, found.params)
+        )
     finally:
         session.flights.pop(found.id, None)
 
@@ -280,18 +230,14 @@ async def get(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
     session = _session(endpoint, request, asker, None)
     if isinstance(session, web.Response):
         return session
-    if session.stream is not None or len(endpoint.streams) >= MAX_STREAMS:
-        return _error(None, RpcError(-31003, "this session has a stream, or too many are open"), 409)
+    if session.stream is not None or len(endpoint.streams) >= streams.MAX_STREAMS:
+        return _error(None, RpcError(streams.TOO_MANY, "this session has a stream, or too many are open"), 409)
     answer = session.stream = Answer(request, streams=True)
     endpoint.streams.add(answer)
     asked = Asked(Inbound({}, session.version), asker, upstream, session.version, {}, answer)
     try:
-        over = asyncio.get_running_loop().create_task(session.over.wait())
-        over.add_done_callback(lambda _: answer.lost.set())
-        await _until_over(endpoint, asked, lambda message: message)
-        return await answer.end()
+        return await streams.session_stream(endpoint.desk, asked, session)
     finally:
-        over.cancel()
         session.stream = None
         endpoint.streams.discard(answer)
         await answer.close()

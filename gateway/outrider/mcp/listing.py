@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from outrider.calls import Agent
 from outrider.mcp_wire import Message, RpcError
 from outrider.policy.load import Policy
+from outrider.policy.patterns import matches
 from outrider.policy.plans import Upstream
 from outrider.upstreams.drivers import Drivers
 from outrider.upstreams.mcp.catalog import LEAST_S, MOST_S, Catalog
@@ -28,28 +29,39 @@ class Listed:
     fresh_s: float
 
 
-def shown(policy: Policy, upstream: str, agent: Agent, catalog: Catalog) -> list[Message]:
-    """The tools that some rule may allow this agent, in the server's order. A condition is asked when it is called."""
-    return [
-        tool
-        for name, tool in catalog.tools.items()
-        if policy.observes or policy.rules.may(f"{upstream}.{name}", agent.name)
-    ]
+@dataclass(frozen=True, slots=True)
+class For:
+    """Who the list is for. ``scope``: the only tools that its credential is good for, () for no such limit."""
+
+    agent: Agent
+    scope: tuple[str, ...] = ()
+
+    def sees(self, policy: Policy, tool: str) -> bool:
+        """Whether some call of it could be allowed. A condition is asked when it is called."""
+        if policy.observes:
+            return True
+        in_scope = not self.scope or any(matches(pattern, tool) for pattern in self.scope)
+        return in_scope and policy.rules.may(tool, self.agent.name)
 
 
-async def of_one(policy: Policy, drivers: Drivers, upstream: Upstream, agent: Agent) -> Listed:
+def shown(policy: Policy, upstream: str, who: For, catalog: Catalog) -> list[Message]:
+    """The tools of one server that this agent may see, in the server's order."""
+    return [tool for name, tool in catalog.tools.items() if who.sees(policy, f"{upstream}.{name}")]
+
+
+async def of_one(policy: Policy, drivers: Drivers, upstream: Upstream, who: For) -> Listed:
     """Raises McpFailure, RpcError and ValueError where the server cannot be asked."""
     driver = drivers.mcp(upstream)
     assert driver is not None
     catalog = await driver.catalog()
-    return Listed(tuple(shown(policy, upstream.name, agent, catalog)), catalog.fresh_s)
+    return Listed(tuple(shown(policy, upstream.name, who, catalog)), catalog.fresh_s)
 
 
-async def of_all(policy: Policy, drivers: Drivers, agent: Agent) -> Listed:
+async def of_all(policy: Policy, drivers: Drivers, who: For) -> Listed:
     """The tools of every MCP server that can be asked now, by upstream and name. One that cannot is left out, and the
     list is kept for a moment only."""
     upstreams = [upstream for upstream in policy.upstreams.values() if upstream.mcp is not None]
-    found = await asyncio.gather(*(_quietly(policy, drivers, upstream, agent) for upstream in upstreams))
+    found = await asyncio.gather(*(_quietly(policy, drivers, upstream, who) for upstream in upstreams))
     tools = [
         {**tool, "name": f"{upstream.name}{JOINT}{tool['name']}"}
         for upstream, listed in zip(upstreams, found, strict=True)
@@ -59,9 +71,9 @@ async def of_all(policy: Policy, drivers: Drivers, agent: Agent) -> Listed:
     return Listed(tuple(sorted(tools, key=lambda tool: str(tool["name"]))), fresh_s)
 
 
-async def _quietly(policy: Policy, drivers: Drivers, upstream: Upstream, agent: Agent) -> Listed:
+async def _quietly(policy: Policy, drivers: Drivers, upstream: Upstream, who: For) -> Listed:
     try:
-        return await of_one(policy, drivers, upstream, agent)
+        return await of_one(policy, drivers, upstream, who)
     except (McpFailure, RpcError, ValueError) as error:
         log.warning("the tools of %s cannot be listed: %s", upstream.name, error)
         return Listed((), LEAST_S)

@@ -15,6 +15,8 @@ from outrider.mcp.answering import Answer
 from outrider.mcp.calling import Questions
 
 MAX_SESSIONS = 1_000
+MAX_RESOURCES = 1_000
+"""Of one session; changes of further ones are not told."""
 IDLE_S = 3600.0
 """A session that nobody used for this long is forgotten; its client is told to begin anew (404)."""
 
@@ -22,7 +24,7 @@ IDLE_S = 3600.0
 @dataclass(slots=True, eq=False)
 class Session:
     """``owner`` names the credential that opened it; no other may use it. ``flights``: its calls under way by the id
-    of their request. ``stream``: its GET stream."""
+    of their request. ``stream``: its GET stream. ``resources``: those whose changes it wants to know."""
 
     id: str
     owner: str
@@ -33,6 +35,7 @@ class Session:
     questions: Questions = field(default_factory=Questions)
     flights: dict[Any, Flight] = field(default_factory=dict)
     stream: Answer | None = None
+    resources: set[str] = field(default_factory=set)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -66,6 +69,16 @@ class Sessions:
 
     def all(self) -> list[Session]:
         return list(self._sessions.values())
+
+    def followed(self, session: Session, method: str, params: Mapping[str, Any]) -> None:
+        """The server took a subscription to a resource, or its end."""
+        uri = params.get("uri")
+        if not isinstance(uri, str):
+            return
+        if method == "resources/unsubscribe":
+            session.resources.discard(uri)
+        elif method == "resources/subscribe" and len(session.resources) < MAX_RESOURCES:
+            session.resources.add(uri)
 
     def close(self, session: Session) -> None:
         """Its client says that it is over."""

@@ -21,7 +21,7 @@ from outrider.policy.plans import Upstream
 from outrider.supervisor import Supervisor
 from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.upstreams.drivers import Drivers
-from outrider.upstreams.mcp.driver import METHOD_PREFIX
+from outrider.upstreams.mcp.attempts import METHOD_PREFIX
 from outrider.upstreams.mcp.session import Server
 from outrider.upstreams.mcp.transport import McpFailure, Sending
 
@@ -112,12 +112,13 @@ class Desk:
             raise unreachable(upstream, failure) from None
 
     async def _list(self, asked: Asked) -> Message:
-        policy, agent = self.policies.current, asked.asker.agent
+        policy = self.policies.current
+        who = listing.For(asked.asker.agent, asked.asker.credential.principal.tools)
         try:
             if asked.upstream is None:
-                listed = await listing.of_all(policy, self.drivers, agent)
+                listed = await listing.of_all(policy, self.drivers, who)
             else:
-                listed = await listing.of_one(policy, self.drivers, asked.upstream, agent)
+                listed = await listing.of_one(policy, self.drivers, asked.upstream, who)
         except McpFailure as failure:
             assert asked.upstream is not None
             raise unreachable(asked.upstream, failure) from None

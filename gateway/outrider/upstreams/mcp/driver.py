@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from outrider.calls import Attempt, Outcome, OutcomeKind
 from outrider.mcp_wire import (
-    INTERNAL_ERROR,
     LEGACY,
-    META_PROGRESS,
-    METHOD_NOT_FOUND,
     MODERN,
-    OWN,
     Message,
     RpcError,
 )
 from outrider.policy.plans import McpUpstream, Plan
+from outrider.upstreams.mcp import attempts
 from outrider.upstreams.mcp.caller import McpCaller
 from outrider.upstreams.mcp.catalog import Catalog, Shelf
+from outrider.upstreams.mcp.listening import TOOLS_CHANGED, Ear, Hearer
 from outrider.upstreams.mcp.outcomes import never_sent, of_answer, of_failure
 from outrider.upstreams.mcp.session import SILENT, Session, open_legacy, open_modern
-from outrider.upstreams.mcp.transport import Listener, McpFailure, Phase, Sending, Transport
+from outrider.upstreams.mcp.transport import McpFailure, Phase, Sending, Transport
 
 OPEN_S = 10.0
 """How long a handshake may take."""
@@ -33,8 +31,6 @@ LIST_S = 15.0
 """How long reading the list of tools may take."""
 CANCEL_S = 1.0
 """How long a server is given to take the news that nobody waits any more."""
-METHOD_PREFIX = "mcp:"
-"""``NAME.mcp:resources/read`` is a method of the server that is no tool."""
 
 Key = tuple[str, int]
 MakeTransport = Callable[[], Transport]
@@ -58,7 +54,8 @@ class McpDriver:
         self._shelf = Shelf()
         self._under_way: dict[Key, tuple[Session, int]] = {}
         self._lost: list[Session] = []  # forgotten by the server, with calls that it took before
-        self._hearers: list[Callable[[Message], None]] = []
+        self._hearers: list[Hearer] = []
+        self._ears: dict[bool, Ear] = {}  # by whether what they hear is modern
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -89,16 +86,16 @@ class McpDriver:
             params = {"requestId": request_id, "reason": why}
             with suppress(McpFailure, TimeoutError):
                 async with asyncio.timeout(CANCEL_S):
-                    await session.transport.notify(_notification("notifications/cancelled", params))
+                    await session.transport.notify(attempts.notification("notifications/cancelled", params))
         return Outcome(OutcomeKind.UNKNOWN if attempt.sent else OutcomeKind.NOT_EXECUTED)
 
     async def _exchange(
         self, session: Session, attempt: Attempt, plan: Plan, caller: McpCaller | None, sending: Sending
     ) -> Outcome | McpFailure:
         """One request. A failure is handed back only where the session is lost."""
-        method, params = _asked(attempt, plan, caller)
+        method, params = attempts.asked(attempt, plan, caller)
         tool = await self._described(session, method, params, sending)
-        meta, token = _meta(attempt, params)
+        meta, token = attempts.meta(attempt, params)
         message, headers = session.dressed(
             method, params, meta, capabilities=caller.capabilities if caller else None, tool=tool
         )
@@ -106,7 +103,7 @@ class McpDriver:
             headers[plan.idempotency_header] = attempt.idempotency_key
         key = (attempt.call.id, attempt.n)
         self._under_way[key] = (session, message["id"])
-        listener = _listener(attempt, caller, token)
+        listener = attempts.listener(attempt, caller, token, self._shelf)
         answer = failed = None
         try:
             answer = await session.request(message, listener, replace(sending, headers=headers))
@@ -189,7 +186,7 @@ class McpDriver:
                 self._versions = None  # what was learnt of a child that did not come up may be wrong
             await transport.close()
             raise
-        transport.on_message(self._heard)
+        transport.on_message(lambda message: self._heard(message, session.modern))
         self._shelf.forget()
         self._sessions[session.modern] = session
         return session
@@ -217,11 +214,14 @@ class McpDriver:
         return await open_legacy(transport, sending, self._ids, newest)
 
     async def _reopened(self, lost: Session, sending: Sending) -> Session:
+        await self._drop(lost)
+        return await self.session(lost.modern, sending)
+
+    async def _drop(self, lost: Session) -> None:
         if self._sessions.get(lost.modern) is lost:
             del self._sessions[lost.modern]
             self._lost.append(lost)
             await self._close_lost()
-        return await self.session(lost.modern, sending)
 
     async def _close_lost(self) -> None:
         """A server may answer what it took before it forgot the session: that is waited for."""
@@ -235,7 +235,7 @@ class McpDriver:
 
     async def catalog(self) -> Catalog:
         """Its tools. Raises McpFailure, RpcError, and ValueError for a list that is none."""
-        sending = Sending(OPEN_S, max_bytes=self._settings.max_response_bytes)
+        sending = self._sending()
         session = await self.session(True, sending)
         try:
             async with asyncio.timeout(LIST_S):
@@ -252,16 +252,49 @@ class McpDriver:
             raise ValueError("the server's list of tools is none")
         return answer["result"]
 
-    def subscribe(self, hear: Callable[[Message], None]) -> Callable[[], None]:
-        """``hear`` gets every notification that belongs to no call, until what is returned is called."""
-        self._hearers.append(hear)
-        return lambda: self._hearers.remove(hear)
+    def subscribe(
+        self, hear: Callable[[Message], None], *, modern: bool = True, uris: frozenset[str] = frozenset()
+    ) -> Callable[[], None]:
+        """``hear`` gets every notification that belongs to no call, until what is returned is called; of resources
+        those that are named. Meanwhile the server is listened to."""
+        hearer = Hearer(hear, modern, uris)
+        self._hearers.append(hearer)
+        self._tune()
 
-    def _heard(self, message: Message) -> None:
-        if message.get("method") == "notifications/tools/list_changed":
+        def end() -> None:
+            self._hearers.remove(hearer)
+            self._tune()
+
+        return end
+
+    def _tune(self) -> None:
+        """Listen in the eras, and for the resources, that somebody wants, and in no other."""
+        wanted: dict[bool, frozenset[str]] = {}
+        for hearer in self._hearers:
+            era = self._era(hearer.modern)
+            wanted[era] = wanted.get(era, frozenset()) | hearer.uris
+        for era, ear in tuple(self._ears.items()):
+            if wanted.get(era) != ear.uris:
+                ear.stop()
+                del self._ears[era]
+        for era in wanted.keys() - self._ears.keys():
+            self._ears[era] = Ear(era, wanted[era], self._to_listen, self._drop, self._heard, self._sending())
+
+    async def _to_listen(self, modern: bool) -> Session:
+        session = await self.session(modern, self._sending())
+        if session.modern is not modern:  # only now it is known which era it speaks
+            self._tune()
+        return session
+
+    def _sending(self) -> Sending:
+        return Sending(OPEN_S, max_bytes=self._settings.max_response_bytes)
+
+    def _heard(self, message: Message, modern: bool) -> None:
+        if message.get("method") == TOOLS_CHANGED:
             self._shelf.forget()
-        for hear in tuple(self._hearers):
-            hear(message)
+        for hearer in tuple(self._hearers):
+            if self._era(hearer.modern) is modern:
+                hearer.hear(message)
 
     def snapshot(self) -> dict[str, Any]:
         """For the control plane; JSON types only."""
@@ -273,6 +306,8 @@ class McpDriver:
         return {"sessions": sessions, "tools": None if known is None else len(known.tools)}
 
     async def close(self) -> None:
+        for ear in self._ears.values():
+            await ear.close()
         for opener in self._openers.values():
             opener.cancel()
         await asyncio.gather(*self._openers.values(), return_exceptions=True)
@@ -287,69 +322,3 @@ def _retrieved(opener: asyncio.Task[Session]) -> None:
     """Whether or not anybody still waits for it, its failure was seen."""
     if not opener.cancelled():
         opener.exception()
-
-
-def _asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, Mapping[str, Any]]:
-    """Method and parameters: all that an MCP client sent, or what a plain call means. The arguments are those of the
-    call, which the rules saw."""
-    operation = attempt.tool.partition(".")[2]
-    arguments = dict(attempt.call.args)
-    if attempt.idempotency_key and plan.idempotency_argument:
-        arguments[plan.idempotency_argument] = attempt.idempotency_key
-    sent = dict(caller.params) if caller is not None else {}
-    if operation.startswith(METHOD_PREFIX):
-        return operation[len(METHOD_PREFIX) :], {**sent, **arguments}
-    return "tools/call", {**sent, "name": operation, "arguments": arguments}
-
-
-def _meta(attempt: Attempt, params: Mapping[str, Any]) -> tuple[Message, Any]:
-    """What is put over the caller's ``_meta``, and the caller's own token of progress: ours is one for this attempt."""
-    meta: Message = {f"{OWN}call-id": attempt.call.id}
-    if attempt.deadline_ms is not None:
-        meta[f"{OWN}deadline-ms"] = attempt.deadline_ms
-    if attempt.call.traceparent:
-        meta["traceparent"] = attempt.call.traceparent
-    token = (params.get("_meta") or {}).get(META_PROGRESS)
-    if token is not None:
-        meta[META_PROGRESS] = f"{attempt.call.id}/{attempt.n}"
-    return meta, token
-
-
-def _listener(attempt: Attempt, caller: McpCaller | None, token: Any) -> Listener:
-    def sent() -> None:
-        attempt.sent = True
-
-    def told(message: Message) -> None:
-        if caller is not None and (own := _with_token(message, token)) is not None:
-            caller.notify(own)
-
-    return Listener(sent, told, _asks(attempt, caller))
-
-
-def _asks(attempt: Attempt, caller: McpCaller | None) -> Callable[[Message], Awaitable[Message]]:
-    """What becomes of the server's requests to its client: nobody is asked twice, so the attempt is committed."""
-
-    async def asked(message: Message) -> Message:
-        method = str(message["method"])
-        if method == "ping":
-            return {}
-        if caller is None:
-            raise RpcError(METHOD_NOT_FOUND, f"this call has no MCP client that could be asked for {method[:100]}")
-        if attempt.commit is None or not await attempt.commit():
-            raise RpcError(INTERNAL_ERROR, "it cannot be recorded that the client is asked, so it is not")
-        return await caller.ask(method, message.get("params") or {})
-
-    return asked
-
-
-def _with_token(message: Message, token: Any) -> Message | None:
-    """A notification as the caller knows it; None for progress that it did not ask for."""
-    if message.get("method") != "notifications/progress":
-        return message
-    if token is None:
-        return None
-    return {**message, "params": {**(message.get("params") or {}), "progressToken": token}}
-
-
-def _notification(method: str, params: Message) -> Message:
-    return {"jsonrpc": "2.0", "method": method, "params": params}

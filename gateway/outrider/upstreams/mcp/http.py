@@ -120,7 +120,9 @@ class HttpTransport:
                 self._settings.url, headers=self._all(headers), **self._how(sending, lambda: None)
             ) as response:
                 if response.status != 200 or response.content_type != "text/event-stream":
-                    raise McpFailure(Phase.SENT, f"HTTP {response.status}", status=response.status, peer=True)
+                    lost = response.status == 404 and bool(self.session)
+                    text = f"HTTP {response.status}"
+                    raise McpFailure(Phase.SENT, text, status=response.status, peer=True, session_lost=lost)
                 yield _messages(response, sending.max_bytes, _Progress())
         except (aiohttp.ClientError, OSError, TimeoutError, TooLarge) as error:
             raise McpFailure(Phase.STREAMING, f"{type(error).__name__}: {error}"[:500]) from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from outrider.mcp_wire import Message
 
@@ -90,4 +91,13 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """End it. Requests under way fail. Called once."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A transport on which a legacy server tells what belongs to no request only where it is listened to."""
+
+    def stream(self, sending: Sending) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Its messages, until it ends. Raises McpFailure, with status 405 where the server offers none."""
         ...
