@@ -24,6 +24,7 @@ from outrider.ledger.verify import verify
 from outrider.settings import Address, Settings
 from outrider.sidecar import Sidecar
 from outrider.wire import PROTOCOL
+from tests.unit.test_telemetry import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS_TOKEN = "a-token-for-prometheus-only"
@@ -480,8 +481,6 @@ async def test_every_metric_is_documented_and_every_documented_metric_exists(pla
 
 async def test_the_metrics_of_a_running_sidecar_are_valid_and_named_ours(plane: Plane) -> None:
     """With gauges of every part."""
-    from tests.unit.test_telemetry import parse
-
     plane.release.set()
     await plane.call("pay.get_x")
     await plane.ask("POST", "/v1/kills", {"scope": "agent:x*", "reason": "x"})
