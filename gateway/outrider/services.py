@@ -19,6 +19,7 @@ from outrider.settings import Settings
 from outrider.store import Store
 from outrider.supervisor import Supervisor
 from outrider.telemetry import Telemetry
+from outrider.upstreams.drivers import Drivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,4 @@ class Services:
     pulse: Pulse
     fleet: Fleet
     keeper: Keeper
+    drivers: Drivers

@@ -315,6 +315,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         pulse,
         fleet,
         keeper,
+        drivers,
     )
     return Sidecar(services, drivers, local, tokens, Authenticator(tokens.agent, keeper, policy.identity))
 

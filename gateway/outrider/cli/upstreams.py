@@ -25,13 +25,17 @@ def ls(data: Data = None, json: Json = False) -> None:
     if json:
         return as_json(found)
     rows = [row for upstream in found for row in _rows(upstream)]
-    columns = ("upstream", "health", "breaker", "failures", "in use", "waiting", "last probe")
+    columns = ("upstream", "health", "breaker", "failures", "in use", "waiting", "last word")
     return table(columns, rows, "The policy names no upstream.")
 
 
 def _rows(upstream: dict[str, Any]) -> list[tuple[object, ...]]:
-    health = "-" if not upstream["probed"] else "ready" if upstream["health"]["ready"] else "not ready"
-    last = upstream["health"].get("last", "")
+    child = (upstream.get("mcp") or {}).get("child")
+    health = _child(child) if child else "-"
+    last = (child or {}).get("last_error") or ""
+    if upstream["probed"]:
+        health = "ready" if upstream["health"]["ready"] else "not ready"
+        last = upstream["health"].get("last", "")
     domains = upstream["domains"][:MAX_LOCAL]
     if not domains:
         return [(upstream["name"], health, "closed", 0, 0, 0, last)]
@@ -47,3 +51,10 @@ def _rows(upstream: dict[str, Any]) -> list[tuple[object, ...]]:
         )
         for domain in domains
     ]
+
+
+def _child(child: dict[str, Any]) -> str:
+    """How a server that is a child of the sidecar is."""
+    if child["pid"]:
+        return f"{child['state']}, pid {child['pid']}"
+    return f"crashed, waits {child['wait_s']:.0f} s" if child["wait_s"] else child["state"]

@@ -1,6 +1,6 @@
 """Where tools live.
 
-GET    /v1/upstreams              health, breakers, queues
+GET    /v1/upstreams              health, breakers, queues, MCP sessions and children
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from aiohttp import web
 from outrider import clock
 from outrider.control.routes import Routes
 from outrider.control_bodies import refuse_unknown
+from outrider.errors import Misconfigured
 from outrider.http_common import json_response
 from outrider.policy.plans import Upstream
 from outrider.services import Services
@@ -28,6 +29,7 @@ def local_upstreams(services: Services) -> list[dict[str, Any]]:
             "probed": upstream.startup is not None or upstream.readiness is not None,
             "health": health.get(name, {"ready": True}),
             "domains": [domain for domain in domains if domain["upstream"] == name],
+            "mcp": _mcp(services, upstream),
         }
         for name, upstream in services.policies.current.upstreams.items()
     ]
@@ -36,6 +38,15 @@ def local_upstreams(services: Services) -> list[dict[str, Any]]:
 def _url(upstream: Upstream) -> str | None:
     http = upstream.http or (upstream.mcp.http if upstream.mcp is not None else None)
     return http.url if http is not None else None
+
+
+def _mcp(services: Services, upstream: Upstream) -> dict[str, Any] | None:
+    """Sessions with an MCP server, and the child that it may be; None for what is none."""
+    try:
+        driver = services.drivers.mcp(upstream)
+    except Misconfigured:
+        return None  # the log has it, from when the policy was loaded
+    return driver.snapshot() if driver is not None else None
 
 
 async def _upstreams(services: Services, request: web.Request) -> web.Response:
