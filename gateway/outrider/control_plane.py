@@ -23,7 +23,7 @@ from outrider.control import (
 )
 from outrider.control.probes import unready
 from outrider.control.routes import Routes
-from outrider.errors import Code, Misconfigured, Refused
+from outrider.errors import Code, Misconfigured
 from outrider.http_common import Handler, Tokens, bearer, cross_origin, guarded, own_host_only, problem_response
 from outrider.identity.tokens import PREFIX as AGENTS_PREFIX
 from outrider.ledger.writer import LedgerUnavailable
@@ -98,10 +98,8 @@ def _foreign_page(request: web.Request) -> web.Response | None:
 
 @web.middleware
 async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What the parts refuse, as problems."""
+    """What the disk or the settings refuse, as problems."""
     try:
         return await handler(request)
-    except Refused as refusal:
-        return problem_response(Code(refusal.code), str(refusal), errors=refusal.problem.get("errors"))
     except (LedgerUnavailable, Misconfigured) as fault:
         return problem_response(Code.LEDGER_UNAVAILABLE, str(fault))

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from outrider import clock
 from outrider.calls import Agent, Call, Effect, Outcome
-from outrider.errors import Code
+from outrider.errors import Code, Refused
 from outrider.flight import Flight
 from outrider.http_common import (
     CREDENTIAL,
@@ -149,16 +149,20 @@ async def _call(plane: DataPlane, request: web.Request) -> web.Response:
 
 
 async def _body(request: web.Request, limit: int) -> bytes | None:
-    """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest."""
+    """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest, and Refused: the credential is
+    worth nothing any more."""
     try:
         if request.content.is_eof():  # it came with the headers, as small ones do
             return await _read(request, limit)
         async with asyncio.timeout(BODY_S):
-            return await _read(request, limit)
+            body = await _read(request, limit)
     except TimeoutError:
         raise BadRequest(f"The body did not arrive within {BODY_S:g} s.") from None
     except web.RequestPayloadError as error:
         raise BadRequest(f"The body cannot be read: {error}") from None
+    if (denial := request[CREDENTIAL].refusal()) is not None:  # while the body was on its way
+        raise Refused(denial.detail, {"code": denial.code.value})
+    return body
 
 
 async def _read(request: web.Request, limit: int) -> bytes | None:

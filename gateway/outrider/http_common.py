@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from outrider.errors import CODES, Code, Misconfigured, problem
+from outrider.errors import CODES, Code, Misconfigured, Refused, problem
 from outrider.identity.credential import Credential
 from outrider.peers.client import credential
 from outrider.settings import Peers, Settings, Tls
@@ -209,6 +209,8 @@ def guarded(*guards: Guard) -> Any:
             if error.status < 400:
                 raise
             return respond_problem(_of_http_error(request, error))
+        except Refused as refusal:
+            return problem_response(Code(refusal.code), str(refusal), errors=refusal.problem.get("errors"))
         except Exception:
             log.exception("a route failed", extra={"path": request.path})
             return problem_response(Code.INTERNAL, "A fault in Outrider; see the sidecar's log.")

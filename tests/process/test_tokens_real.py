@@ -4,12 +4,13 @@ also after SIGKILL and under load."""
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -189,6 +190,25 @@ def test_revoking_leaves_what_was_sent_to_end(gateway: GatewayProcess, upstream:
         upstream.release()
         status, answer = pending.result(30)
     assert (status, answer["result"]) == (200, "paid")
+
+
+@pytest.mark.parametrize("path", ["/v1/call", "/mcp"])
+def test_a_request_that_began_before_the_revocation_is_refused_when_the_rest_of_it_comes(
+    gateway: GatewayProcess, path: str
+) -> None:
+    """Else whoever expects to be revoked sends the heads of many requests, and afterwards the bodies."""
+    made = issue(gateway, "a")
+    call_it = {"tool": "pay.get", "method": "ping", "jsonrpc": "2.0", "id": 1}
+    body = json.dumps(call_it if path == "/mcp" else {"tool": "pay.get"}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made['token']}\r\nContent-Length: {len(body)}\r\n"
+    at = urlsplit(gateway.url)
+    with socket.create_connection((at.hostname or "", at.port or 0), 10) as connection:
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert b"100 Continue" in connection.recv(4096), "its head was read and accepted"
+        revoke(gateway, made)
+        connection.sendall(body)
+        answer = connection.recv(65_536)
+    assert b" 401 " in answer.partition(b"\r\n")[0] and b"was revoked: a test" in answer, answer
 
 
 def test_revoking_ends_the_wait_before_a_retry(gateway: GatewayProcess, upstream: UpstreamProcess) -> None:

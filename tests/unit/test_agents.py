@@ -120,6 +120,32 @@ def test_goodbye_is_not_a_loss(here: Here) -> None:
     assert here.told("connected", "left", "lost") == [("connected", "researcher"), ("left", "researcher")]
 
 
+def test_a_process_that_comes_back_under_another_name_has_left_the_first(here: Here) -> None:
+    """Else the first would wait for it for ever, and sessions that change their names would fill the memory."""
+    for number in range(2 * MAX_GONE):
+        for name in ("researcher", "impostor"):
+            here.agents.connected(hello(name), f"s-{number}")
+            here.agents.disconnected(f"s-{number}", orderly=False)
+    here.pass_s(here.limits.suspect_s)
+    assert [row["state"] for row in here.agents.snapshot()] == ["lost", "left"]
+    assert [len(row["instances"]) for row in here.agents.snapshot()] == [MAX_GONE, MAX_GONE]
+
+
+def test_processes_that_may_come_back_are_bounded(here: Here) -> None:
+    """One that connects and breaks off without end: of those away the one longest away is lost at once."""
+    here.limits = Limits(max_channels=30)
+    for number in range(300):
+        here.agents.connected(hello(), f"s-{number}")
+        here.agents.disconnected(f"s-{number}", orderly=False)
+    states = [instance["state"] for instance in here.row("researcher")["instances"]]
+    assert (states.count("away"), states.count("lost")) == (30, MAX_GONE)
+    assert here.told("lost") == [("lost", "researcher")] * 270
+    here.agents.connected(hello(), "s-299")
+    here.agents.disconnected("s-299", orderly=True)
+    here.pass_s(here.limits.suspect_s)
+    assert len(here.told("lost")) == 299
+
+
 def test_an_agent_is_connected_while_one_of_its_instances_is(here: Here) -> None:
     """Two processes, one gone."""
     here.agents.connected(hello(instance="a"), "s-1")

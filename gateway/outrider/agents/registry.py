@@ -62,6 +62,7 @@ class Agents:
         self._overflow: Entry | None = None
         self._flying: dict[str, Entry] = {}
         self._connected: dict[str, Entry] = {}
+        self._away: dict[str, Entry] = {}  # whose connection broke; the one longest away first
         self._observer = Observer(lambda: limits().suspect_s, self._lost)
 
     def restore(self, agents: Iterable[Mapping[str, Any]], tools: Iterable[Mapping[str, Any]]) -> None:
@@ -126,6 +127,7 @@ class Agents:
         shown = known or Agent(hello.agent)
         agent = replace(shown, framework=hello.framework[:MAX_CHARS], instance=hello.instance[:MAX_CHARS])
         entry = self._entry(agent)
+        self._renamed(session, entry)
         before = entry.instances.pop(session, None)
         instance = Instance(
             agent=agent,
@@ -146,6 +148,14 @@ class Agents:
         self._tell_instance("connected", entry, instance, {"versions": entry.versions, "resumed": before is not None})
         self._declare(entry, agent, ((tool.name, tool.digest) for tool in islice(hello.tools, MAX_TOOLS)))
 
+    def _renamed(self, session: str, entry: Entry) -> None:
+        """Back again. One that now calls itself otherwise has left the agent that it was."""
+        former = self._away.pop(session, None)
+        if former is not None and former is not entry:
+            instance = former.instances[session]
+            instance.state = "left"
+            self._gone(former, instance)
+
     def disconnected(self, session: str, *, orderly: bool) -> None:
         """The channel session ended (``orderly``) or its connection broke: it may come back."""
         entry = self._connected.pop(session, None)
@@ -157,8 +167,12 @@ class Agents:
         entry.instances[session] = instance  # the last one gone is the last in line
         if orderly:
             self._gone(entry, instance)
-        else:
-            instance.observed = Observed.DEGRADED
+            return
+        instance.observed = Observed.DEGRADED
+        self._away[session] = entry
+        if len(self._away) > self._limits().max_channels:
+            longest, of = next(iter(self._away.items()))
+            self._lost(of, of.instances[longest])
 
     def heartbeat(self, session: str) -> None:
         """It is still here."""
@@ -170,7 +184,9 @@ class Agents:
         self._tell_instance("left" if instance.state == "left" else "lost", entry, instance, {})
 
     def _lost(self, entry: Entry, instance: Instance) -> None:
-        instance.state = "lost"
+        """Silent for too long, or one too many of those that may come back."""
+        self._away.pop(instance.session, None)
+        instance.state, instance.observed = "lost", Observed.LOST
         self._gone(entry, instance)
 
     def tick(self) -> None:
