@@ -198,9 +198,10 @@ def test_a_request_that_began_before_the_revocation_is_refused_when_the_rest_of_
 ) -> None:
     """Else whoever expects to be revoked sends the heads of many requests, and afterwards the bodies."""
     made = issue(gateway, "a")
-    call_it = {"tool": "pay.get", "method": "ping", "jsonrpc": "2.0", "id": 1}
-    body = json.dumps(call_it if path == "/mcp" else {"tool": "pay.get"}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made['token']}\r\nContent-Length: {len(body)}\r\n"
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "ping"} if path == "/mcp" else {"tool": "pay.get"}
+    body = json.dumps(asked).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {made['token']}\r\n"
+    head += f"Content-Length: {len(body)}\r\n"
     at = urlsplit(gateway.url)
     with socket.create_connection((at.hostname or "", at.port or 0), 10) as connection:
         connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jwt
 import pytest
@@ -23,7 +23,9 @@ from outrider.identity.credential import Credential, Denial
 from outrider.identity.epochs import Epochs
 from outrider.identity.jwts import Jwts
 from outrider.identity.keys import read_keys
+from outrider.kills import KillBoard, Lift
 from outrider.policy.identity import Claim, IdentitySettings, JwtIssuer, KeysFrom, captured
+from tests.support.identity_kit import Ledger, a_kill, keeper_on
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, Provider
 
 
@@ -398,6 +400,26 @@ async def test_an_epoch_refuses_what_was_issued_before_it(world: World, idp: Iss
     later = replace(epoch, number=2, at=time.time() - 31)
     world.epochs._by_pattern["research*"] = later
     assert world.credential(idp.sign(jti="new"))
+
+
+async def test_a_kill_that_was_over_elsewhere_spares_what_was_issued_since(world: World, idp: Issuer) -> None:
+    """A sidecar that starts anew is told of kills that were lifted long ago, and the agent beside it has just got its
+    token. What was issued before the lift is refused."""
+    ledger = Ledger()
+    keeper = keeper_on(ledger)
+    world.jwts = Jwts(keeper.epochs)
+    keeper.on_epoch = world.jwts.outdate
+    await world.believe()
+    now = time.time()
+    fresh, old = idp.sign(), idp.sign(iat=int(now) - 3600)
+    held = [world.credential(token) for token in (fresh, old)]
+    board: Any = KillBoard(cast(Any, ledger), along=keeper, shared=True)
+    over = replace(a_kill(7, "agent:researcher", now - 4000), lifted=Lift(now - 600, "bob", "mended", "pod-b"))
+    await board.remember((over,))
+    assert [credential.denial is None for credential in held] == [True, False]
+    assert world.credential(fresh) and "the kill k7" in world.denial(old)
+    await board.adopt(a_kill(8, "agent:researcher", now - 4000))
+    assert "the kill k8" in world.denial(fresh), "one that is engaged counts from when it is heard of"
 
 
 async def test_another_policy_has_tokens_shown_anew(world: World, idp: Issuer) -> None:

@@ -50,6 +50,13 @@ class Scope(Protocol):
     def name(self) -> str: ...
 
 
+class Lift(Protocol):
+    """How a kill ended."""
+
+    @property
+    def at(self) -> float: ...
+
+
 class Kill(Protocol):
     """The part of ``kills.Kill`` that is asked for."""
 
@@ -61,6 +68,8 @@ class Kill(Protocol):
     def at(self) -> float: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def lifted(self) -> Lift | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +253,7 @@ class Keeper:
         of a run, a tool, an upstream or of everything says nothing of whom to trust."""
         if kill.target.kind != "agent":
             return []
-        at = max(kill.at, clock.wall())  # of elsewhere it comes late, and by another clock
-        return self.epochs.raising(_cause(kill), kill.target.name, at, kill.reason)
+        return self.epochs.raising(_cause(kill), kill.target.name, _until(kill, clock.wall()), kill.reason)
 
     def in_force(self, kill: Kill) -> None:
         """That kill counts from now on, or counted elsewhere."""
@@ -290,6 +298,12 @@ class Keeper:
         """Wait, bounded, for what is being written. Called once, before the ledger is closed."""
         if self._writing:
             await asyncio.wait(set(self._writing), timeout=DURABLE_WAIT_S)
+
+
+def _until(kill: Kill, now: float) -> float:
+    """Until when what was issued is revoked. A kill of elsewhere comes late, and by another clock. One that is over
+    says nothing of what was issued since: a sidecar that starts anew hears of old kills, and agents start with it."""
+    return max(kill.at, now) if kill.lifted is None else min(now, max(kill.at, kill.lifted.at))
 
 
 def _cause(kill: Kill) -> str:
