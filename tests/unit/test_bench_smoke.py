@@ -21,6 +21,7 @@ WANTED = {
     "local": "function / governed HTTP: p50, 2 ms apart",
     "telemetry": "traces, 10 % / off: CPU",
     "agents": "of one core",
+    "mcp": "stdio, added by the sidecar: p50",
     "reach": "cancel: p99, median of the rounds",
     "ledger_size": "write: large / empty ledger, p50",
 }

@@ -18,7 +18,8 @@ from outrider.mcp_wire import Message
 
 KEEP_ALIVE_S = 15.0
 MAX_WAITING = 1_000
-"""Messages that wait for a client which reads slowly; one that falls further behind is cut off."""
+"""Messages that wait for a client which reads slowly. One that falls further behind misses what may be missed, and is
+cut off where it would miss more."""
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -55,6 +56,12 @@ class Answer:
         self._start()
         self._wake.set()
         return True
+
+    def offer(self, message: Message) -> None:
+        """Queue a message that may be missed: a server that says more than its client can read must not cost the client
+        its answer."""
+        if len(self._waiting) < MAX_WAITING:
+            self.tell(message)
 
     def keep_alive(self) -> None:
         """From now on there is a stream, with a comment now and then."""

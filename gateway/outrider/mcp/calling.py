@@ -75,7 +75,7 @@ class Calling(McpCaller):
         """Progress must grow: that of a second attempt begins anew, and is told from where it is further on."""
         if message.get("method") == "notifications/progress" and not self._advances(message):
             return
-        self._answer.tell(message)
+        self._answer.offer(message)
 
     def _advances(self, message: Message) -> bool:
         progress = (message.get("params") or {}).get("progress")
