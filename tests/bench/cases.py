@@ -16,8 +16,8 @@ from tests.bench.agents import agents
 from tests.bench.baselines import start_envoy, start_plain_proxy
 from tests.bench.client import http_request, timing
 from tests.bench.figures import Case, Effort, Findings
-from tests.bench.processes import Child, Household, Noise
 from tests.bench.mcp import mcp
+from tests.bench.processes import Child, Household, Noise
 from tests.bench.reach import reach
 from tests.bench.rounds import Measure, Rounds, Sample, interleaved, measured, sample
 from tests.bench.sidecar import Sidecar, policy, start_sidecar
