@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -521,3 +522,45 @@ async def test_a_lift_does_not_overtake_what_it_lifts(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         rig.restore()
         assert (await rig.call("up.read")).ok
+
+
+async def test_nothing_begins_inside_a_call_that_the_drain_has_ended(tmp_path: Path) -> None:
+    """Its process is asked what became of it, which takes a while; what that process calls meanwhile is new."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.takes_s = lambda attempt: 1000.0
+
+        async def asked_for_long(*_: Any) -> Outcome:
+            await asyncio.sleep(2)
+            return Outcome(OutcomeKind.UNKNOWN)
+
+        rig.upstream.stopped = asked_for_long  # type: ignore[method-assign]
+        parent = rig.start("up.write", x=1)
+        await asyncio.sleep(1)
+        await order(rig, Command.DRAIN, deadline_s=5)
+        child = rig.start("up.read", parent=parent.call.id, y=1)
+        await asyncio.sleep(5.5)
+        assert not over(parent) and parent.verdict is not None and parent.verdict.cause is Cause.DRAINED
+        late = await rig.call("up.read", parent=parent.call.id, y=2)
+        assert refused(late, Code.AGENT_DRAINING), "the deadline is over"
+        assert (await ended(parent)).code is (await ended(child)).code is Code.AGENT_DRAINING
+        await look(rig)
+        switch = rig.lifecycle.get("a")
+        assert switch is not None and switch.drained_at is not None
+
+
+async def test_nothing_of_a_drained_agent_begins_inside_another_agents_call(tmp_path: Path) -> None:
+    """An orchestrator's call may go on for long; who drained the agent that it delegates to was told: drained."""
+    async with Rig(tmp_path) as rig:
+        rig.upstream.takes_s = lambda attempt: 1000.0 if attempt.tool == "up.write" else 0.01
+        whole = rig.start("up.write", agent="b", x=1)
+        whole.call = replace(whole.call, origin="s-1")
+        await asyncio.sleep(1)
+
+        async def part() -> Outcome:
+            call = Call(f"part-{now()}", "up.read", {}, Agent("a"), run="r", parent=whole.call.id, origin="s-1")
+            return await ended(rig.supervisor.submit(call))
+
+        await order(rig, Command.DRAIN, deadline_s=60)
+        assert (await part()).ok
+        await look(rig)
+        assert refused(await part(), Code.AGENT_DRAINING)

@@ -95,7 +95,7 @@ def _commanded(flight: Flight, entry: Entry, switch: Switch) -> Outcome | None:
     name, why = switch.agent, switch.why
     if switch.state is State.RETIRED:
         return _no(Code.AGENT_RETIRED, f"A person retired agent '{name}' for good: {why}. Do not try again.")
-    if flight.is_child:
+    if flight.is_child and _parts_may_begin(switch):
         return None  # a part of a call that is under way, which may end
     if switch.state is State.DRAINING:
         return _no(Code.AGENT_DRAINING, f"A person drains agent '{name}': nothing new begins. Reason: {why}")
@@ -104,6 +104,14 @@ def _commanded(flight: Flight, entry: Entry, switch: Switch) -> Outcome | None:
         return None
     which = f"run '{run[:100]}' is a new one" if run else "this call names no run, so it counts as new"
     return _no(Code.AGENT_CORDONED, f"A person cordoned agent '{name}': no new runs, and {which}. Reason: {why}")
+
+
+def _parts_may_begin(switch: Switch) -> bool:
+    """Of a drained agent nothing does: who was told so may have taken away what it needs. A deadline that is over has
+    ended what was under way, once. After a restart there is none: nothing was under way."""
+    if switch.state is not State.DRAINING:
+        return True
+    return switch.drained_at is None and switch.deadline is not None and clock.monotonic() < switch.deadline
 
 
 def _still_paused(switch: Switch, what: str) -> Outcome:
