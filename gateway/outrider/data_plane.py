@@ -28,6 +28,7 @@ from outrider.http_common import (
     shown,
 )
 from outrider.identity import Authenticator, Credential, Denial
+from outrider.mcp import metadata
 from outrider.mcp.routes import mount as mount_mcp
 from outrider.mcp.work import Asker, Desk
 from outrider.policy.current import CurrentPolicy
@@ -80,6 +81,9 @@ def data_app(plane: DataPlane) -> web.Application:
     async def channel(request: web.Request) -> web.StreamResponse:
         return await plane.channel(request, request[CREDENTIAL])
 
+    async def resource(request: web.Request) -> web.StreamResponse:
+        return metadata.document(request, plane.policies.current)
+
     async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -92,6 +96,7 @@ def data_app(plane: DataPlane) -> web.Application:
     mount_mcp(app, Desk(plane.supervisor, plane.policies, plane.drivers), partial(_message, plane), _asker)
     authorization = partial(_own_authorization, plane.authenticator)
     mount_raw(app, Place(plane.supervisor, plane.policies, _raw_call, authorization))
+    app.router.add_get(f"{metadata.PREFIX}{{endpoint:(/mcp(/[^/]+)?)?}}", resource)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app
@@ -100,7 +105,7 @@ def data_app(plane: DataPlane) -> web.Application:
 def _agents_only(
     authenticator: Authenticator, request: web.Request
 ) -> web.Response | Awaitable[web.Response | None] | None:
-    if request.path in OPEN_PATHS:
+    if request.path in OPEN_PATHS or metadata.is_metadata(request.path):
         return None
     found = authenticator.check(shown(request))
     if isinstance(found, Denial) and found.until is not None:
@@ -122,7 +127,10 @@ async def _when_keys_are_read(
 
 def _let_in(found: Credential | Denial, request: web.Request) -> web.Response | None:
     if isinstance(found, Denial):
-        return problem_response(found.code, found.detail)
+        refusal = problem_response(found.code, found.detail)
+        if metadata.is_endpoint(request.path) and "WWW-Authenticate" in refusal.headers:
+            refusal.headers["WWW-Authenticate"] += f", {metadata.challenge(request)}"
+        return refusal
     request[CREDENTIAL] = found
     return None
 

@@ -5,5 +5,7 @@ endpoint   the routes; legacy sessions are in ``sessions``
 answering  one answer: JSON, or a stream of events once something is told before it
 calling    the caller's side of a call under way
 listing    which tools an agent is shown, of one upstream or of all
+streams    what stays open: subscriptions, and the stream of a legacy session
+metadata   where a client that was turned away learns which credential is wanted
 replies    outcomes as results and errors
 """

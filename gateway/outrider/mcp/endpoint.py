@@ -10,7 +10,7 @@ from aiohttp import web
 
 from outrider.errors import Code
 from outrider.http_common import problem_response
-from outrider.mcp import streams
+from outrider.mcp import listing, streams
 from outrider.mcp.answering import Answer, json_error, json_result
 from outrider.mcp.inbound import Inbound, Rejected, argument_error, read
 from outrider.mcp.replies import status_of
@@ -118,15 +118,20 @@ async def _answered(
 
 async def _arguments_error(endpoint: Endpoint, request: web.Request, asked: Asked) -> RpcError | None:
     """Arguments that a tool wants in headers must stand there as in the body, before anything is decided by either."""
-    if asked.inbound.method != "tools/call" or asked.upstream is None:
+    if asked.inbound.method != "tools/call":
         return None
-    driver = endpoint.desk.drivers.mcp(asked.upstream)
-    assert driver is not None
+    name, upstream = str(asked.inbound.params.get("name")), asked.upstream
+    if upstream is None:
+        group, name = listing.split(name)
+        upstream = endpoint.desk.policies.current.upstreams.get(group)
+    driver = endpoint.desk.drivers.mcp(upstream) if upstream is not None else None
+    if driver is None:
+        return None  # no such tool: the call itself will tell
     try:
         catalog = await driver.catalog()
     except (McpFailure, RpcError, ValueError):
-        return None  # the call itself will tell
-    tool = catalog.tools.get(str(asked.inbound.params.get("name")))
+        return None  # so will it here
+    tool = catalog.tools.get(name)
     return None if tool is None else argument_error(
         tool.get("inputSchema"), asked.inbound.params.get("arguments"), request.headers
     )  # fmt: skip

@@ -17,8 +17,8 @@ from outrider.mcp.answering import json_result
 from outrider.mcp.sessions import Session
 from outrider.mcp.work import Asked, Desk
 from outrider.mcp_wire import META_SERVER, META_SUBSCRIPTION, Message
+from outrider.policy.compile import MCP_METHOD
 from outrider.policy.load import Policy
-from outrider.upstreams.mcp.attempts import METHOD_PREFIX
 from outrider.upstreams.mcp.driver import McpDriver
 from outrider.upstreams.mcp.listening import TOOLS_CHANGED
 from outrider.upstreams.mcp.session import OURSELVES
@@ -76,7 +76,7 @@ async def agreed(desk: Desk, asked: Asked) -> Wanted:
     if not isinstance(uris, list) or not uris:
         return Wanted(kinds)
     policy = desk.policies.current
-    may = policy.observes or policy.rules.may(f"{upstream.name}.{METHOD_PREFIX}{SUBSCRIBE}", asked.asker.agent.name)
+    may = policy.observes or policy.rules.may(f"{upstream.name}.{MCP_METHOD}{SUBSCRIBE}", asked.asker.agent.name)
     modern = may and (await desk.server(upstream, modern=True)).version == asked.version
     named = frozenset(uri for uri in uris[:MAX_URIS] if isinstance(uri, str)) if modern else frozenset()
     return Wanted(kinds, named)

@@ -16,12 +16,12 @@ from outrider.mcp.calling import Calling, Questions
 from outrider.mcp.inbound import Inbound
 from outrider.mcp.replies import complete, of_outcome
 from outrider.mcp_wire import INVALID_PARAMS, METHOD_NOT_FOUND, OWN, SUPPORTED, Message, RpcError
+from outrider.policy.compile import MCP_METHOD
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.plans import Upstream
 from outrider.supervisor import Supervisor
 from outrider.telemetry import traceparent_from, tracestate_from
 from outrider.upstreams.drivers import Drivers
-from outrider.upstreams.mcp.attempts import METHOD_PREFIX
 from outrider.upstreams.mcp.session import Server
 from outrider.upstreams.mcp.transport import McpFailure, Sending
 
@@ -138,7 +138,7 @@ class Desk:
             raise RpcError(INVALID_PARAMS, "'params.name' must be a text and 'params.arguments' an object")
         group, operation = (asked.upstream.name, name) if asked.upstream is not None else listing.split(name)
         known = self.policies.current.upstreams.get(group)
-        if known is None or known.mcp is None or operation.startswith(METHOD_PREFIX):
+        if known is None or known.mcp is None or operation.startswith(MCP_METHOD):
             raise RpcError(INVALID_PARAMS, f"unknown tool: {name[:MAX_TEXT]}")
         sent = {**params, "name": operation}
         return await self._through(asked, f"{group}.{operation}", arguments, sent, started, tool=True)
@@ -147,7 +147,7 @@ class Desk:
         """A method of the one server that is no tool, governed as one: ``NAME.mcp:METHOD``."""
         assert asked.upstream is not None
         params = asked.inbound.params
-        tool = f"{asked.upstream.name}.{METHOD_PREFIX}{asked.inbound.method}"
+        tool = f"{asked.upstream.name}.{MCP_METHOD}{asked.inbound.method}"
         arguments = {key: value for key, value in params.items() if key != "_meta"}
         try:
             return await self._through(asked, tool, arguments, params, started, tool=False)

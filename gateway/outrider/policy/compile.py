@@ -28,6 +28,8 @@ Table = Mapping[Keys, str]
 
 LOCAL = "local"
 """The upstream that always exists: the agents' own processes."""
+MCP_METHOD = "mcp:"
+"""Begins the operation that stands for a method of an MCP server which is no tool: ``NAME.mcp:resources/read``."""
 PLAN_CACHE = 4096
 """Plans kept built. A caller may name any number of tools of an upstream; the rest are built again when asked for."""
 
@@ -204,6 +206,8 @@ class PlanBook:
         upstream = self._upstreams.get(group)
         if upstream is None or len(tool) > MAX_NAME or not is_operation(operation, upstream.kind):
             return None
+        if upstream.mcp is not None and operation.startswith(MCP_METHOD):
+            assumed = Effect.READ  # resources and prompts are looked at; what acts are tools
         layers = self._layers.of(tool)
         plan = plan_of(tool, upstream, merged(layer.leaves for layer in layers))
         said = any(("effect",) in layer.leaves for layer in layers if layer is not self._layers.defaults)

@@ -7,14 +7,12 @@ from typing import Any
 
 from outrider.calls import Attempt
 from outrider.mcp_wire import INTERNAL_ERROR, META_PROGRESS, METHOD_NOT_FOUND, OWN, Message, RpcError
+from outrider.policy.compile import MCP_METHOD
 from outrider.policy.plans import Plan
 from outrider.upstreams.mcp.caller import McpCaller
 from outrider.upstreams.mcp.catalog import Shelf
 from outrider.upstreams.mcp.listening import TOOLS_CHANGED
 from outrider.upstreams.mcp.transport import Listener
-
-METHOD_PREFIX = "mcp:"
-"""``NAME.mcp:resources/read`` is a method of the server that is no tool."""
 
 
 def asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, Mapping[str, Any]]:
@@ -25,8 +23,8 @@ def asked(attempt: Attempt, plan: Plan, caller: McpCaller | None) -> tuple[str, 
     if attempt.idempotency_key and plan.idempotency_argument:
         arguments[plan.idempotency_argument] = attempt.idempotency_key
     sent = dict(caller.params) if caller is not None else {}
-    if operation.startswith(METHOD_PREFIX):
-        return operation[len(METHOD_PREFIX) :], {**sent, **arguments}
+    if operation.startswith(MCP_METHOD):
+        return operation[len(MCP_METHOD) :], {**sent, **arguments}
     return "tools/call", {**sent, "name": operation, "arguments": arguments}
 
 
