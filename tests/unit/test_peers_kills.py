@@ -187,6 +187,21 @@ async def test_the_last_ends_are_remembered_in_memory_as_on_disk(
     assert board.digest() == again.digest()
 
 
+async def test_a_disk_that_hangs_holds_up_no_round_for_ever(ledger: ScriptedLedger, wall: Wall) -> None:
+    """What a peer's round cannot write now it is refused, however often it is asked; nothing piles up meanwhile."""
+    board = await board_on(ledger)
+    ledger.mode = "hang"
+    for _ in range(5):
+        with pytest.raises(Refused):
+            await asyncio.wait_for(board.remember([told(kill_id="k-1", lifted=OVER)]), 10)
+        with pytest.raises(Refused):
+            await asyncio.wait_for(board.adopt(told(kill_id="k-2", lifted=OVER)), 10)
+    assert len(ledger._held) == 1
+    ledger.mend()
+    await board.remember([told(kill_id="k-1", lifted=OVER)])
+    assert [event.type for event in ledger.events] == [EventType.KILLS_REMEMBERED]
+
+
 async def test_a_kill_that_stands_for_damage_here_is_nobody_elses(ledger: ScriptedLedger, wall: Wall) -> None:
     """One sidecar's broken database must not stop all."""
     board = await board_on(ledger)

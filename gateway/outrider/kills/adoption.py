@@ -41,7 +41,7 @@ async def adopt(board: KillBoard, told: Kill) -> Kill:
             await _file_stays_obeyed(board, told.id)
             return await board._lifted_in_time(told.id, told.lifted)
         case Step.REMEMBER:
-            await remember(board, (told,))
+            await board.remember((told,))
     return board.known(told.id) or told
 
 

@@ -97,6 +97,7 @@ class KillBoard:
         self._listeners: list[Listener] = []
         self._engaging: dict[Scope, asyncio.Event] = {}
         self._lifting: dict[str, asyncio.Task[Kill]] = {}
+        self._remembering: asyncio.Task[None] | None = None
         self._writing: set[str] = set()
         self._retry_at = -math.inf
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -320,13 +321,15 @@ class KillBoard:
         return await self._lifted_in_time(kill_id, Lift(clock.wall(), cut(by) or "unknown", cut(reason)))
 
     async def _lifted_in_time(self, kill_id: str, how: Lift) -> Kill:
-        lifting = self._lift(kill_id, how)
-        done, _ = await asyncio.wait({lifting}, timeout=LIFT_WAIT_S)
+        return await self._in_time(self._lift(kill_id, how))
+
+    async def _in_time(self, work: asyncio.Task[T]) -> T:
+        done, _ = await asyncio.wait({work}, timeout=LIFT_WAIT_S)
         if not done:
             raise stays(
                 "The ledger does not answer yet. The kill stays until its end is written; see `outrider kills ls`."
             )
-        return lifting.result()
+        return work.result()
 
     def _lift(self, kill_id: str, how: Lift) -> asyncio.Task[Kill]:
         if kill_id not in self._lifting:
@@ -374,8 +377,14 @@ class KillBoard:
         return await asyncio.shield(self._spawn(adoption.adopt(self, told)))
 
     async def remember(self, told: Sequence[Kill]) -> None:
-        """Kills of elsewhere that were lifted before they were heard of here. Raises Refused: cannot be written."""
-        await adoption.remember(self, told)
+        """Kills of elsewhere that were lifted before they were heard of here. Raises Refused: cannot be written, or not
+        yet; what is under way is then waited for by whoever asks next, so that a hanging disk gathers nothing."""
+        if self._remembering is None or self._remembering.done():
+            self._remembering = self._spawn(adoption.remember(self, told))
+            await self._in_time(self._remembering)
+            return
+        await self._in_time(self._remembering)
+        await self.remember(told)
 
     # ── what happens by itself ───────────────────────────────────────────────────────────────────────────────────
 
