@@ -82,8 +82,9 @@ def encode_open(exchange: Exchange, *, named: bool, digest: str = "") -> bytes:
 
 
 def tidy(name: str) -> str:
-    """A name as the gateway takes it: printable, at most 200 characters. A longer one keeps its head and gets a digest,
-    so that two long names stay two."""
+    """A name as the gateway takes it: printable, no blanks around it, at most 200 characters. A longer one keeps its
+    head and gets a digest, so that two long names stay two."""
+    name = name.strip()
     if len(name) <= NAME_CHARS and name.isprintable():
         return name
     shown = "".join(letter if letter.isprintable() else "?" for letter in name[: NAME_CHARS - 20])

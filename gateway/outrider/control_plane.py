@@ -31,6 +31,8 @@ from outrider.services import Services
 
 MAX_BODY_BYTES = 64 * 1024
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
+ANYTHING = ":[^/]+}"
+"""What a variable part of a path may be. Agents choose their names, and one with braces is to be stopped too."""
 ROUTES: Routes = (
     *agents.ROUTES,
     *calls.ROUTES,
@@ -55,7 +57,7 @@ def control_app(services: Services, tokens: Tokens) -> web.Application:
     app[console.DESK] = console.Desk(services, tokens)
     app.on_shutdown.append(console.on_shutdown)
     for method, path, route in ROUTES:
-        app.router.add_route(method, path, partial(route, services))
+        app.router.add_route(method, path.replace("}", ANYTHING), partial(route, services))
     gauges.declare(services, partial(unready, services))
     return app
 

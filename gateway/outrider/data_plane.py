@@ -43,6 +43,8 @@ from outrider.wire import CallAnswer, CallBody
 DEADLINE_HEADER = "Gateway-Timeout-Ms"
 MAX_DEADLINE_MS = 86_400_000
 MAX_NAME_CHARS = 200
+NAMED = frozenset({"agent", "run"})
+"""What people may stop by its name."""
 BODY_S = 30.0
 """How long a request's body may take to arrive."""
 KEYS_S = 3.0
@@ -299,6 +301,8 @@ def _name(text: str, field: str) -> str:
         raise BadRequest(f"'{field}' is longer than {MAX_NAME_CHARS} characters.")
     if not text.isprintable():
         raise BadRequest(f"'{field}' holds characters that cannot be printed.")
+    if field in NAMED and text != text.strip():  # what people name to stop it must be what they see
+        raise BadRequest(f"'{field}' has blanks around it; leave them out.")
     return text
 
 

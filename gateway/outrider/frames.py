@@ -100,6 +100,7 @@ def check_hello(frame: FromAdapter) -> Hello:
             raise Malformed(f"hello has no {field}.")
         _check_name(field, name)
     _check_name("framework", frame.framework)
+    _check_blanks("agent", frame.agent)
     if len(frame.session_key) < MIN_KEY_CHARS:
         raise Malformed(f"hello's session_key is shorter than {MIN_KEY_CHARS} characters; it must not be guessable.")
     return frame
@@ -129,6 +130,8 @@ def check_open(frame: Open) -> None:
             "declares",
         ):
             _check_name(field, getattr(frame, field), ref)
+    _check_blanks("agent", frame.agent, ref)
+    _check_blanks("run", frame.run, ref)
     if frame.deadline_ms is not None and not 0 < frame.deadline_ms <= MAX_DEADLINE_MS:
         raise Malformed(f"deadline_ms is from 1 to {MAX_DEADLINE_MS}, not {frame.deadline_ms}.", ref=ref)
 
@@ -138,6 +141,12 @@ def _check_name(field: str, name: str, ref: str = "") -> None:
         raise Malformed(f"'{field}' is longer than {MAX_CHARS} characters.", ref=ref)
     if not name.isprintable():
         raise Malformed(f"'{field}' holds characters that cannot be printed.", ref=ref)
+
+
+def _check_blanks(field: str, name: str, ref: str = "") -> None:
+    """What people name to stop it must be what they see."""
+    if name != name.strip():
+        raise Malformed(f"'{field}' has blanks around it; leave them out.", ref=ref)
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -51,6 +51,8 @@ def deep(levels: int) -> bytes:
         (b'{"tool": "up.x", "args": []}', "Expected `object`"),
         (b'{"tool": "up.x", "arg": {}}', "unknown field `arg`"),
         (b'{"tool": "up.x\\n"}', "cannot be printed"),
+        (b'{"tool": "up.x", "agent": " a"}', "'agent' has blanks around it"),
+        (b'{"tool": "up.x", "run": "r "}', "'run' has blanks around it"),
         (json.dumps({"tool": "u" * 300}).encode(), "longer than 200"),
         (deep(40), "deep"),
         (deep(20_000), "The body is not"),

@@ -273,6 +273,7 @@ async def test_a_newer_adapter_that_still_speaks_our_version_is_welcome(world: W
         (hello(agent=""), "no agent"),
         (hello(agent="a" * 201), "longer than 200"),
         (hello(agent="a\nb"), "cannot be printed"),
+        (hello(agent="a "), "'agent' has blanks around it"),
         (hello(instance=""), "no instance"),
         (hello("short"), "shorter than 16"),
         (Heartbeat(), "not hello"),

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -122,6 +123,14 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
 
 
 # ── who may ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["{n}", "a/b", "%2e", "a?b#c"])
+async def test_an_agent_can_be_stopped_whatever_it_calls_itself(plane: Plane, name: str) -> None:
+    """Agents choose their names; one that no path could hold would not be stopped."""
+    path = f"/v1/agents/{quote(name, safe='')}/cordon"
+    status, told = await plane.ask("POST", path, {"reason": "wild"})
+    assert (status, told["name"], told["commanded"]["state"]) == (200, name, "cordoned")
 
 
 async def test_every_route_needs_the_admin_token_but_the_probes(plane: Plane) -> None:
