@@ -11,6 +11,7 @@ from outrider.cli import (
     demo,
     explain,
     fleet,
+    imports,
     kills,
     ledger,
     policy,
@@ -48,7 +49,22 @@ def _root(
     """A sidecar that governs AI agents' tool calls: timeouts, safe retries, breakers, kill switches, audit trail."""
 
 
-for group in (serve, policy, suggest, explain, calls, kills, runs, agents, tokens, fleet, upstreams, ledger, demo):
+for group in (
+    serve,
+    policy,
+    suggest,
+    imports,
+    explain,
+    calls,
+    kills,
+    runs,
+    agents,
+    tokens,
+    fleet,
+    upstreams,
+    ledger,
+    demo,
+):
     group.register(app)
 
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -13,6 +13,7 @@ from outrider.cli.ledger import caught_up, moment
 from outrider.cli.options import Data
 from outrider.cli.place import data_folder
 from outrider.cli.shown import warn
+from outrider.cli.starting import fresh, write
 
 if TYPE_CHECKING:
     from outrider.suggest.written import Suggestion
@@ -42,7 +43,7 @@ def suggest(
     if target is None:
         print(found.text, end="")
     else:
-        _write(target, found.text)
+        write(target, found.text)
     _tell(found, target)
 
 
@@ -56,17 +57,7 @@ def _target(out: Path, force: bool) -> Path:
     others = sorted(found.name for found in out.glob("*.y*ml") if found != path) if out.is_dir() else []
     if others:
         raise CliError(f"{out} already holds a policy: {', '.join(others[:3])}.", "name another folder.")
-    if path.exists() and not force:
-        raise CliError(f"{path} is there already.", "use --force to replace it, or name another folder.")
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CliError(f"{path} cannot be written: {error.strerror}.", "name another folder.") from None
+    return fresh(path, force)
 
 
 def _tell(found: Suggestion, target: Path | None) -> None:

@@ -35,7 +35,7 @@ class Drivers:
         for settings, driver in made:
             if settings is wanted or settings == wanted:
                 return driver
-        driver = _make(upstream.name, wanted)
+        driver = make(upstream.name, wanted)
         made.append((wanted, driver))
         return driver
 
@@ -65,7 +65,8 @@ class Drivers:
         await self._local.close()
 
 
-def _make(upstream: str, settings: Settings) -> UpstreamDriver:
+def make(upstream: str, settings: Settings) -> UpstreamDriver:
+    """A driver with these settings. Raises Misconfigured when a certificate cannot be read."""
     if isinstance(settings, HttpUpstream):
         return HttpDriver(settings)
     over_http = settings.http
