@@ -30,9 +30,9 @@ may hide records at the edge of a search by time."""
 
 COLUMNS: Final = (
     "seq", "ts", "type", "call_id", "attempt", "parent_call_id", "run_id", "session_id", "caller_ref", "agent",
-    "principal", "tool", "upstream", "effect", "outcome", "code", "failure", "status", "detail", "stage", "decision",
-    "rule", "policy_digest", "idempotency_key", "actor", "reason", "enforcement", "args_digest", "result_digest",
-    "result_bytes", "trace_id", "span_id", "prev", "hash",
+    "principal", "on_behalf_of", "tool", "upstream", "effect", "outcome", "code", "failure", "status", "detail",
+    "stage", "decision", "rule", "policy_digest", "idempotency_key", "actor", "reason", "enforcement", "args_digest",
+    "result_digest", "result_bytes", "trace_id", "span_id", "prev", "hash",
 )  # fmt: skip
 """Of the CSV export."""
 
