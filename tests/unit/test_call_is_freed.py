@@ -1,4 +1,4 @@
-"""A call that has ended is freed at once: the collector of cycles is told to look seldom, and must have nothing to do."""
+"""A call that has ended is freed at once: the collector of cycles looks seldom, and should have nothing to do."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Columns = tuple[int, str, str, int, str, str]
 """What of a record can be searched for: time in µs since the epoch, type, call_id, attempt, agent, tool."""
 
 _PLAIN = {type_: type_.value for type_ in EventType}
-"""SQLite asks of each value that is not plainly ``str`` whether it adapts itself: four times the cost of the binding."""
+"""SQLite asks each value that is not plainly ``str`` whether it adapts itself: four times the cost of the binding."""
 
 ROW_BYTES = 256
 """What a record costs besides its line: columns, hash, index."""
