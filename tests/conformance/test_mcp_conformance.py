@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from outrider.testing.gateway import GatewayProcess
+from tests.conformance.mcp.environments import Unavailable
 from tests.conformance.mcp.gates import MODERN, RUNS, Gates, Run, failed, gates, sidecar_before_fixture
-from tests.conformance.mcp.suite import Suite, Unavailable
+from tests.conformance.mcp.suite import Suite
 
 
 @pytest.fixture(scope="module")

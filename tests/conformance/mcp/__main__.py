@@ -13,8 +13,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from tests.conformance.mcp.environments import Unavailable
 from tests.conformance.mcp.gates import BASELINE, RUNS, Run, failed, gates, sidecar_before_fixture
-from tests.conformance.mcp.suite import Result, Suite, Unavailable
+from tests.conformance.mcp.suite import Result, Suite
 
 
 def _arguments() -> argparse.Namespace:

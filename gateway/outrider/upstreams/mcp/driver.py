@@ -32,6 +32,9 @@ LIST_S = 15.0
 CANCEL_S = 1.0
 """How long a server is given to take the news that nobody waits any more."""
 
+NO_HANDSHAKE = frozenset({None, 400, 404, 405, 406, 415, 422})
+"""The statuses, None for an error of the protocol itself, by which a server says that it takes no ``initialize``."""
+
 Key = tuple[str, int]
 MakeTransport = Callable[[], Transport]
 
@@ -198,7 +201,7 @@ class McpDriver:
         if self._versions is None:
             asked = await open_modern(transport, sending, self._ids)
             if isinstance(asked, Session):
-                self._versions = asked.server.versions
+                self._versions = _with_handshake(asked.server.versions)
                 if self._era(modern) or self._one_era:
                     return asked
             elif wanted == MODERN:
@@ -210,8 +213,21 @@ class McpDriver:
             if isinstance(asked, Session):
                 return asked
             self._versions = LEGACY
-        newest = next(version for version in LEGACY if version in self._versions)
-        return await open_legacy(transport, sending, self._ids, newest)
+        return await self._shaken(transport, sending, self._versions)
+
+    async def _shaken(self, transport: Transport, sending: Sending, versions: tuple[str, ...]) -> Session:
+        """By a handshake; without one where it turns out that the server takes none."""
+        newest = next(version for version in LEGACY if version in versions)
+        try:
+            return await open_legacy(transport, sending, self._ids, newest)
+        except McpFailure as failure:
+            if MODERN not in versions or not failure.peer or failure.status not in NO_HANDSHAKE:
+                raise
+        self._versions = (MODERN,)
+        asked = await open_modern(transport, sending, self._ids)
+        if isinstance(asked, Session):
+            return asked
+        raise McpFailure(Phase.CONNECT, f"the server speaks neither {MODERN} nor by a handshake", peer=True)
 
     async def _reopened(self, lost: Session, sending: Sending) -> Session:
         await self._drop(lost)
@@ -316,6 +332,12 @@ class McpDriver:
             await session.transport.close()
         self._sessions.clear()
         self._lost.clear()
+
+
+def _with_handshake(versions: tuple[str, ...]) -> tuple[str, ...]:
+    """What a modern server tells are the versions that need no handshake; whether it takes one too is found out when a
+    client wants it."""
+    return versions if any(version in LEGACY for version in versions) else (*versions, *LEGACY)
 
 
 def _retrieved(opener: asyncio.Task[Session]) -> None:
