@@ -108,7 +108,7 @@ def fields(query: str) -> dict[str, Any]:
 
 def _put_body(arguments: Arguments, found: Found, body: bytes, content_type: str) -> None:
     if is_form(content_type):
-        said: Any = fields(_ascii(body))
+        said: Any = fields(_form(body))
     elif is_json(content_type):
         said = _json(body)
     else:
@@ -189,11 +189,18 @@ def _pattern(template: str) -> tuple[re.Pattern[str], tuple[tuple[str, ...], ...
     return re.compile("(.*)".join(re.escape(literal) for literal in literals), re.S), names
 
 
-def _ascii(body: bytes) -> str:
+def _form(body: bytes) -> str:
+    """Raises BadArguments. ``curl --data`` says of everything that it is a form, and some servers do not care."""
+    if body.lstrip()[:1] in {b"{", b"[", b'"'}:
+        raise BadArguments(
+            "The body says it is a form and looks like JSON: send it with Content-Type: application/json."
+        )
     try:
         return body.decode("ascii")
     except UnicodeDecodeError:
-        raise BadArguments("The form is not percent-encoded.") from None
+        raise BadArguments(
+            "The body says it is a form and is not percent-encoded: say what it is in Content-Type."
+        ) from None
 
 
 def _json(body: bytes) -> Any:

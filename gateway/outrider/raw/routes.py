@@ -89,10 +89,8 @@ class Routes:
         candidates = self._routes.get((method, len(target.segments)), ())
         fitting = [(route, values) for route in candidates if (values := route.read(target.segments)) is not None]
         if not fitting:
-            if found := self._by_name(method, target):
-                return found
             self._refuse_resembling(candidates, target)
-            return None
+            return self._by_name(method, target)
         best = min(route.rank for route, _ in fitting)
         of_these = [(route, values) for route, values in fitting if route.rank == best]
         route, values = of_these[0]
