@@ -127,7 +127,7 @@ class NetworkAsker:
     """Asks over the network: a new connection each time, no redirect, no second try, no body read."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self._http = upstream.http
+        self._http = upstream.http or (upstream.mcp.http if upstream.mcp is not None else None)
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, probe: Probe) -> Answer:

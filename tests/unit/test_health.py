@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from outrider import clock
 from outrider.health import Answer, Health, NetworkAsker, Streak
-from outrider.policy.plans import HttpUpstream, Probe, Secret, Upstream
+from outrider.policy.plans import HttpUpstream, McpUpstream, Probe, Secret, Upstream
 
 READINESS = Probe("http", http_path="/healthz")
 PAY = Upstream("pay", HttpUpstream("http://127.0.0.1:1"), readiness=READINESS)
@@ -290,6 +290,16 @@ async def ask(url: str, probe: Probe, **more: Any) -> Answer:
         return await asker.ask(probe)
     finally:
         await asker.close()
+
+
+async def test_an_mcp_server_is_asked_where_it_is() -> None:
+    """Its probes start at its url, as an HTTP service's do."""
+    async with a_server(200) as (url, seen):
+        asker = NetworkAsker(Upstream("search", mcp=McpUpstream(http=HttpUpstream(f"{url}/mcp"))))
+        answers = [await asker.ask(Probe("http", http_path="/healthz")), await asker.ask(Probe("tcp"))]
+        await asker.close()
+    assert [answer.ok for answer in answers] == [True, True] and len(seen) == 1
+    assert answers[0].detail == "GET /mcp/healthz answered 200"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def _whereabouts(item: Item[Upstream]) -> Iterator[Fault]:
     elif {"http", "mcp"} <= said.keys():
         message = f"upstream '{name}' is both an HTTP service and an MCP server."
         yield item.fault(("mcp",), "E45", message, "make two upstreams of it.")
+    elif "health" in said and item.whole and said.get("mcp") is not None and said["mcp"].command is not None:
+        message = f"'health' does not fit upstream '{name}': its server is a child, which is watched without it."
+        yield item.fault(("health",), "E51", message, "remove it.")
 
 
 def _startup(item: Item[Upstream]) -> Iterator[Fault]:

@@ -125,8 +125,8 @@ class McpDriver:
     ) -> Message | None:
         """What the list of tools says of this one: the modern era repeats some arguments in headers. A server that
         cannot be asked just now is sent the call all the same, and judges it."""
-        if method != "tools/call" or not session.modern:
-            return None
+        if method != "tools/call" or not session.modern or self._one_era:
+            return None  # only HTTP has headers
         with suppress(McpFailure, RpcError, ValueError, TimeoutError):
             async with asyncio.timeout(LIST_S):
                 catalog = await self._shelf.get(lambda page: self._list(session, page, sending))
