@@ -58,6 +58,13 @@ class AcceptBody(msgspec.Struct, frozen=True):
     reason: str
 
 
+class AcceptToolsBody(msgspec.Struct, frozen=True):
+    """``POST /v1/upstreams/{name}/accept``. No tool: all that have drifted."""
+
+    reason: str
+    tool: str = ""
+
+
 class SettleBody(msgspec.Struct, frozen=True, rename={"as_": "as"}):
     """``POST /v1/calls/{id}/settle``."""
 

@@ -3,7 +3,7 @@
     per call, once     ingest ─ kill switch ─ standing ─ run guards ─ access rules ─ prior outcome
                        ─ [idempotency claim] ─ peek ─ [approval ─ kill switch and denies again] ─ [quotas]
                        ─ deadline ─ [claims] ─ fallback ─ retry
-    per attempt        attempt gate ─ bulkhead ─ permits ─ journal ─ send
+    per attempt        attempt gate ─ tool pins ─ bulkhead ─ permits ─ journal ─ send
 
 The stages in brackets come later; their places are kept. Standing is "who is it": the data plane has checked the
 credential; what people command of the agent, and whether the policy expects it, is asked here. A paused agent's calls
@@ -27,6 +27,7 @@ from outrider.domains.domain import Domains
 from outrider.flight import Flight, Traffic
 from outrider.health import Health
 from outrider.kills import KillBoard
+from outrider.pins import Pins
 from outrider.policy.load import Policy
 from outrider.recorder import Recorder
 from outrider.runs import Runs
@@ -46,6 +47,7 @@ from outrider.stages.retry import Retry
 from outrider.stages.run_guards import RunGuards
 from outrider.stages.send import DriverOf, Send
 from outrider.stages.standing import Standing
+from outrider.stages.tool_pins import ToolPins
 from outrider.unresolved import Unresolved
 
 
@@ -60,6 +62,7 @@ def stages(
     unresolved: Unresolved,
     runs: Runs,
     recorder: Recorder,
+    pins: Pins,
     newest: Callable[[], Policy],
     driver_of: DriverOf,
     on_attempt: OnAttempt,
@@ -67,7 +70,7 @@ def stages(
     """The one ordered list. ``newest`` is the policy in force now; a call's own is pinned in its flight."""
     return (
         # per call, once
-        Ingest(traffic.is_draining),
+        Ingest(traffic.is_draining, pins.effect),
         KillSwitch(kills),
         Standing(agents, lifecycle, traffic, newest),
         RunGuards(runs),
@@ -83,6 +86,7 @@ def stages(
         Retry(domains, runs.may_retry),
         # per attempt
         AttemptGate(kills, health, agents, newest),
+        ToolPins(pins),
         Bulkhead(),
         Permits(),
         Journal(recorder, on_attempt),

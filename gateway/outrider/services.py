@@ -12,6 +12,7 @@ from outrider.identity import Keeper
 from outrider.kills import KillBoard
 from outrider.ledger.writer import Ledger
 from outrider.peers.fleet import Fleet
+from outrider.pins import Pins
 from outrider.policy.current import CurrentPolicy
 from outrider.pulse import Pulse
 from outrider.runs import Runs
@@ -43,3 +44,4 @@ class Services:
     fleet: Fleet
     keeper: Keeper
     drivers: Drivers
+    pins: Pins

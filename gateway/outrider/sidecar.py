@@ -37,6 +37,8 @@ from outrider.peers.book import Book, Who
 from outrider.peers.client import PeerClient
 from outrider.peers.fleet import Fleet
 from outrider.peers.lines import Lines
+from outrider.pins import ROWS as PINS
+from outrider.pins import Pins
 from outrider.pipeline import compose, stages
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import Policy, load
@@ -254,7 +256,9 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
     )
     runs = Runs(limits=lambda: policies.current.limits, emit=recorder.run_changed)
     runs.restore(read_marks(store), read_paused(store))
-    drivers = Drivers(local)
+    pins = Pins(ledger, lambda: policies.current)
+    pins.restore(store.read(PINS))
+    drivers = Drivers(local, pins.watch)
     drivers.apply(policy)
     chain = stages(
         traffic=traffic,
@@ -266,6 +270,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         unresolved=unresolved,
         runs=runs,
         recorder=recorder,
+        pins=pins,
         newest=lambda: policies.current,
         driver_of=drivers.get,
         on_attempt=telemetry.on_attempt,
@@ -316,6 +321,7 @@ async def _assemble(settings: Settings, store: Store, policy: Policy, tokens: To
         fleet,
         keeper,
         drivers,
+        pins,
     )
     return Sidecar(services, drivers, local, tokens, Authenticator(tokens.agent, keeper, policy.identity))
 

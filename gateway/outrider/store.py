@@ -39,7 +39,7 @@ WAL_KEEP_BYTES = 64 * 1024 * 1024
 """A write-ahead log that a slow reader let grow is cut back to this once it starts over."""
 
 MIGRATIONS = Migrations("outrider")
-KNOWN = frozenset({"0001_first", "0002_identity", "0003_agents", "0004_runs"})
+KNOWN = frozenset({"0001_first", "0002_identity", "0003_agents", "0004_runs", "0010_mcp_tools"})
 """Every migration of this version; a database that has had another one was written by a newer Outrider."""
 
 
@@ -146,6 +146,16 @@ def _identity(db: Database) -> None:
         {"pattern": str, "number": int, "raised_at": float, "cause": str, "reason": str},
         pk="pattern",
         not_null={"number", "raised_at"},
+    )
+
+
+@MIGRATIONS(name="0010_mcp_tools")
+def _mcp_tools(db: Database) -> None:
+    """The digests of the tools of MCP servers."""
+    db.execute(
+        "CREATE TABLE mcp_tools (upstream TEXT NOT NULL, tool TEXT NOT NULL, trusted TEXT NOT NULL, "
+        "latest TEXT NOT NULL, first_seen REAL NOT NULL, drifted_at REAL, accepted_by TEXT NOT NULL, "
+        "accepted_why TEXT NOT NULL, PRIMARY KEY (upstream, tool)) WITHOUT ROWID"
     )
 
 

@@ -23,6 +23,7 @@ from outrider.flight import Flight, Traffic
 from outrider.health import Health
 from outrider.kills import KillBoard
 from outrider.ledger.writer import Ledger
+from outrider.pins import Pins
 from outrider.pipeline import compose, stages
 from outrider.policy.current import CurrentPolicy
 from outrider.policy.load import load
@@ -153,6 +154,7 @@ class Rig:
             under_way=lambda name: len(self.traffic.of_agent(name)),
             stop=self.traffic.stop_agent,
         )
+        self.pins = Pins(self.ledger, lambda: self.policies.current)
         self.telemetry = Telemetry()
         chain = stages(
             traffic=self.traffic,
@@ -164,6 +166,7 @@ class Rig:
             unresolved=self.unresolved,
             runs=self.runs,
             recorder=recorder,
+            pins=self.pins,
             newest=lambda: self.policies.current,
             driver_of=lambda upstream: self.upstream,
             on_attempt=self.telemetry.on_attempt,

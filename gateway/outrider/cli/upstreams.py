@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
-from outrider.cli.options import Data, Json, people
-from outrider.cli.shown import as_json, table
+from outrider.cli.options import Data, Json, Reason, people
+from outrider.cli.shown import as_json, say, table
 
 MAX_LOCAL = 50
 """Fault domains of ``local`` shown in the table; ``--json`` shows all."""
@@ -16,6 +17,7 @@ MAX_LOCAL = 50
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Where tools live.", no_args_is_help=True)
     group.command("ls")(ls)
+    group.command("accept")(accept)
     app.add_typer(group, name="upstreams")
 
 
@@ -29,10 +31,28 @@ def ls(data: Data = None, json: Json = False) -> None:
     return table(columns, rows, "The policy names no upstream.")
 
 
+def accept(
+    name: Annotated[str, typer.Argument(help="The upstream, an MCP server.")],
+    reason: Reason,
+    tool: Annotated[str, typer.Argument(help="One of its tools; without it, all that have drifted.")] = "",
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Trust tools of an MCP server as they are now, whose schema or description has changed."""
+    path = f"/v1/upstreams/{quote(name, safe='')}/accept"
+    answer = people(data).expect("POST", path, {"tool": tool, "reason": reason})
+    if json:
+        return as_json(answer)
+    trusted = ", ".join(f"{one['name']} ({one['digest']})" for one in answer["tools"])
+    return say(f"Trusted as they are now, of {name}: {trusted}.")
+
+
 def _rows(upstream: dict[str, Any]) -> list[tuple[object, ...]]:
     child = (upstream.get("mcp") or {}).get("child")
     health = _child(child) if child else "-"
     last = (child or {}).get("last_error") or ""
+    if drifted := (upstream.get("mcp") or {}).get("drifted"):
+        last = f"drifted: {', '.join(tool['name'] for tool in drifted[:5])}"
     if upstream["probed"]:
         health = "ready" if upstream["health"]["ready"] else "not ready"
         last = upstream["health"].get("last", "")

@@ -44,9 +44,15 @@ class For:
         return in_scope and policy.rules.may(tool, self.agent.name)
 
 
-def shown(policy: Policy, upstream: str, who: For, catalog: Catalog) -> list[Message]:
-    """The tools of one server that this agent may see, in the server's order."""
-    return [tool for name, tool in catalog.tools.items() if who.sees(policy, f"{upstream}.{name}")]
+def shown(policy: Policy, drivers: Drivers, upstream: Upstream, who: For, catalog: Catalog) -> list[Message]:
+    """The tools of one server that this agent may see, in the server's order. What has drifted is left out where its
+    calls are refused."""
+    watch = drivers.watch_of(upstream)
+    return [
+        tool
+        for name, tool in catalog.tools.items()
+        if who.sees(policy, f"{upstream.name}.{name}") and not watch.against(name)
+    ]
 
 
 async def of_one(policy: Policy, drivers: Drivers, upstream: Upstream, who: For) -> Listed:
@@ -54,7 +60,7 @@ async def of_one(policy: Policy, drivers: Drivers, upstream: Upstream, who: For)
     driver = drivers.mcp(upstream)
     assert driver is not None
     catalog = await driver.catalog()
-    return Listed(tuple(shown(policy, upstream.name, who, catalog)), catalog.fresh_s)
+    return Listed(tuple(shown(policy, drivers, upstream, who, catalog)), catalog.fresh_s)
 
 
 async def of_all(policy: Policy, drivers: Drivers, who: For) -> Listed:

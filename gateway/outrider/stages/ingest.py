@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from outrider.calls import Outcome, OutcomeKind
+from outrider.calls import Effect, Outcome, OutcomeKind
 from outrider.errors import Code
 from outrider.flight import Flight
+from outrider.policy.load import Policy
 from outrider.policy.rules import guard_args
 from outrider.stages import Next
 
@@ -18,8 +19,10 @@ SHED_RETRY_AFTER_S = 1.0
 class Ingest:
     """Sheds load, bounds the arguments, finds the plan."""
 
-    def __init__(self, draining: Callable[[], bool]) -> None:
+    def __init__(self, draining: Callable[[], bool], hinted: Callable[[Policy, str], Effect | None]) -> None:
+        """``hinted`` gives the effect that a tool's own annotations say, where they count."""
         self._draining = draining
+        self._hinted = hinted
 
     async def __call__(self, flight: Flight, following: Next) -> Outcome:
         refusal = self._refusal(flight)
@@ -40,7 +43,8 @@ class Ingest:
         wrong = guard_args(flight.call.args, limits)
         if wrong is not None:
             return _no(Code.INVALID_REQUEST, wrong)
-        flight.plan = flight.policy.plan(flight.call.tool, flight.call.assumed)
+        tool = flight.call.tool
+        flight.plan = flight.policy.plan(tool, flight.call.assumed or self._hinted(flight.policy, tool))
         if flight.plan is None:
             return _no(Code.UNKNOWN_TOOL, _unknown_tool(flight))
         return None

@@ -36,10 +36,20 @@ class Catalog:
         return now - self.fetched < self.fresh_s
 
 
-class Shelf:
-    """Keeps the catalog of one server. Many who ask at once cost one list."""
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who minds what a server says of its tools. ``read`` is told each list; ``against`` says why a tool must not be
+    called by the list that was read last, empty for nothing."""
 
-    def __init__(self) -> None:
+    read: Callable[[Catalog], None] = lambda catalog: None
+    against: Callable[[str], str] = lambda name: ""
+
+
+class Shelf:
+    """Keeps the catalog of one server. Many who ask at once cost one list. ``told`` gets each that was read."""
+
+    def __init__(self, told: Callable[[Catalog], None] = lambda catalog: None) -> None:
+        self._told = told
         self._catalog: Catalog | None = None
         self._reading: asyncio.Task[Catalog] | None = None
         self._changed = False  # since the reading that is under way began
@@ -69,6 +79,7 @@ class Shelf:
         catalog = await read(page)
         if not self._changed:
             self._catalog = catalog
+        self._told(catalog)
         return catalog
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from outrider.policy.plans import McpUpstream
+from outrider.upstreams.mcp.catalog import Watch
 from outrider.upstreams.mcp.driver import McpDriver
 from outrider.upstreams.mcp.keeper import Keeper
 from outrider.upstreams.mcp.stdio import StdioTransport
@@ -23,9 +24,9 @@ log = logging.getLogger("outrider.mcp.child")
 class ChildDriver(McpDriver):
     """Starts the child with the first call, or at once and for ever with ``start: atStart``."""
 
-    def __init__(self, upstream: str, settings: McpUpstream) -> None:
+    def __init__(self, upstream: str, settings: McpUpstream, watch: Watch) -> None:
         self._keeper = Keeper(upstream, settings)
-        super().__init__(settings, self._transport, one_era=True, open_s=START_S)
+        super().__init__(settings, self._transport, watch, one_era=True, open_s=START_S)
         self._keeping_up: asyncio.Task[None] | None = None
         if settings.start == "atStart":
             self._keeping_up = asyncio.get_running_loop().create_task(self._keep_up())

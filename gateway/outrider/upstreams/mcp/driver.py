@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from outrider.calls import Attempt, Outcome, OutcomeKind
+from outrider.errors import Code
 from outrider.mcp_wire import (
     LEGACY,
     MODERN,
@@ -19,7 +20,7 @@ from outrider.mcp_wire import (
 from outrider.policy.plans import McpUpstream, Plan
 from outrider.upstreams.mcp import attempts
 from outrider.upstreams.mcp.caller import McpCaller
-from outrider.upstreams.mcp.catalog import Catalog, Shelf
+from outrider.upstreams.mcp.catalog import Catalog, Shelf, Watch
 from outrider.upstreams.mcp.listening import TOOLS_CHANGED, Ear, Hearer
 from outrider.upstreams.mcp.outcomes import never_sent, of_answer, of_failure
 from outrider.upstreams.mcp.session import SILENT, Session, open_legacy, open_modern
@@ -36,6 +37,7 @@ NO_HANDSHAKE = frozenset({None, 400, 404, 405, 406, 415, 422})
 """The statuses, None for an error of the protocol itself, by which a server says that it takes no ``initialize``."""
 
 Key = tuple[str, int]
+NOBODY = Watch()
 MakeTransport = Callable[[], Transport]
 
 
@@ -43,8 +45,15 @@ class McpDriver:
     """Sends attempts to one MCP server. ``connect`` makes a way to it; one that serves both eras gets one of each."""
 
     def __init__(
-        self, settings: McpUpstream, connect: MakeTransport, *, one_era: bool = False, open_s: float = OPEN_S
+        self,
+        settings: McpUpstream,
+        connect: MakeTransport,
+        watch: Watch = NOBODY,
+        *,
+        one_era: bool = False,
+        open_s: float = OPEN_S,
     ) -> None:
+        self._watch = watch
         self._settings = settings
         self._connect = connect
         self._one_era = one_era  # a child speaks over one pair of pipes, in one era
@@ -54,7 +63,7 @@ class McpDriver:
         self._versions: tuple[str, ...] | None = None  # of the server, once it was asked
         self._opening = asyncio.Lock()
         self._openers: dict[bool, asyncio.Task[Session]] = {}  # by the era that is asked for
-        self._shelf = Shelf()
+        self._shelf = Shelf(watch.read)
         self._under_way: dict[Key, tuple[Session, int]] = {}
         self._lost: list[Session] = []  # forgotten by the server, with calls that it took before
         self._hearers: list[Hearer] = []
@@ -98,6 +107,9 @@ class McpDriver:
         """One request. A failure is handed back only where the session is lost."""
         method, params = attempts.asked(attempt, plan, caller)
         tool = await self._described(session, method, params, sending)
+        against = self._watch.against(str(params.get("name"))) if method == "tools/call" else ""
+        if against:
+            return Outcome(OutcomeKind.NOT_EXECUTED, code=Code.TOOL_DRIFTED, detail=against, stage="send")
         meta, token = attempts.meta(attempt, params)
         message, headers = session.dressed(
             method, params, meta, capabilities=caller.capabilities if caller else None, tool=tool
@@ -123,10 +135,12 @@ class McpDriver:
     async def _described(
         self, session: Session, method: str, params: Mapping[str, Any], sending: Sending
     ) -> Message | None:
-        """What the list of tools says of this one: the modern era repeats some arguments in headers. A server that
-        cannot be asked just now is sent the call all the same, and judges it."""
-        if method != "tools/call" or not session.modern or self._one_era:
-            return None  # only HTTP has headers
+        """What the list of tools says of this one: the modern era over HTTP repeats some arguments in headers, and where
+        drift is refused it must have been looked at. A server that cannot be asked just now is sent the call all the
+        same, and judges it."""
+        over_http = session.modern and not self._one_era
+        if method != "tools/call" or not (over_http or self._settings.drift == "refuse"):
+            return None
         with suppress(McpFailure, RpcError, ValueError, TimeoutError):
             async with asyncio.timeout(LIST_S):
                 catalog = await self._shelf.get(lambda page: self._list(session, page, sending))
