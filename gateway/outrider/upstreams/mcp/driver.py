@@ -135,9 +135,9 @@ class McpDriver:
     async def _described(
         self, session: Session, method: str, params: Mapping[str, Any], sending: Sending
     ) -> Message | None:
-        """What the list of tools says of this one: the modern era over HTTP repeats some arguments in headers, and where
-        drift is refused it must have been looked at. A server that cannot be asked just now is sent the call all the
-        same, and judges it."""
+        """What the list of tools says of this one: the modern era over HTTP repeats some arguments in headers, and
+        where drift is refused it must have been looked at. A server that cannot be asked just now is sent the call all
+        the same, and judges it."""
         over_http = session.modern and not self._one_era
         if method != "tools/call" or not (over_http or self._settings.drift == "refuse"):
             return None
