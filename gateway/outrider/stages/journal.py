@@ -42,7 +42,7 @@ class Journal:
             outcome = await following(flight)
             return outcome
         finally:
-            attempt.commit = None  # nothing of it is passed on any more; and it would keep the whole call in a cycle
+            attempt.commit = attempt.lift = None  # its ways back to the call, which would keep that in a cycle
             took_s = clock.monotonic() - began
             end = outcome or _unexpected(attempt)
             self._recorder.attempt_finished(flight, attempt, end, took_s)
