@@ -18,6 +18,7 @@ from tests.bench.client import http_request, timing
 from tests.bench.figures import Case, Effort, Findings
 from tests.bench.mcp import mcp
 from tests.bench.processes import Child, Household, Noise
+from tests.bench.raw import raw
 from tests.bench.reach import reach
 from tests.bench.rounds import Measure, Rounds, Sample, interleaved, measured, sample
 from tests.bench.sidecar import Sidecar, policy, start_sidecar
@@ -344,6 +345,7 @@ CASES: dict[str, Case] = {
     "reach": reach,
     "agents": agents,
     "mcp": mcp,
+    "raw": raw,
 }
 
 

@@ -22,6 +22,7 @@ WANTED = {
     "telemetry": "traces, 10 % / off: CPU",
     "agents": "of one core",
     "mcp": "stdio, added by the sidecar: p50",
+    "raw": "POST, raw / plain proxy: p50",
     "reach": "cancel: p99, median of the rounds",
     "ledger_size": "write: large / empty ledger, p50",
 }
