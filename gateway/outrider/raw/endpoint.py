@@ -221,19 +221,21 @@ def _refused(code: Code, detail: str, status: int | None = None) -> Refused:
 async def _answered(place: Place, flight: Flight, outcome: Outcome, exchange: Exchange) -> web.StreamResponse:
     """Of an answer that was begun, the end, or a broken connection; else what was kept, or what we say."""
     theirs = outcome.ok or outcome.code in PASSED_ON
-    if exchange.begun or (theirs and exchange.whole is not None and not outcome.degraded):
-        return await _passed(exchange, theirs)
+    if exchange.response is not None:
+        return await _ended(exchange, exchange.response, theirs)
+    if theirs and exchange.whole is not None and not outcome.degraded:
+        return exchange.kept()
     if outcome.ok:
         return _degraded(flight, outcome)
     return respond_problem(place.supervisor.problem(flight, outcome))
 
 
-async def _passed(exchange: Exchange, theirs: bool) -> web.StreamResponse:
+async def _ended(exchange: Exchange, begun: web.StreamResponse, theirs: bool) -> web.StreamResponse:
     if theirs and not exchange.is_broken:
         with contextlib.suppress(CallerGone):
             return await exchange.finish()
     exchange.reset()
-    return exchange.response or problem_response(Code.CANCELLED, "The caller went away.")
+    return begun
 
 
 def _degraded(flight: Flight, outcome: Outcome) -> web.Response:

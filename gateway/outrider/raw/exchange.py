@@ -21,14 +21,20 @@ OUR_SIGNATURE: Final = ("Server", "Content-Type")
 
 
 class Passed(web.StreamResponse):
-    """An answer of an upstream. ``said`` are the names of its headers, in lower case."""
+    """An answer of an upstream, as it comes. ``said`` are the names of its headers, in lower case."""
+
+    said: frozenset[str] = frozenset()
+
+
+class Whole(web.Response):
+    """An answer of an upstream that was kept: head and body leave in one piece."""
 
     said: frozenset[str] = frozenset()
 
 
 async def unsigned(_request: web.Request, response: web.StreamResponse) -> None:
     """A signal of the application, right before headers are written: those of an upstream are its own."""
-    if isinstance(response, Passed):
+    if isinstance(response, Passed | Whole):
         for name in OUR_SIGNATURE:
             if name.lower() not in response.said:
                 response.headers.popall(name, None)
@@ -91,28 +97,27 @@ class Exchange(RawCaller):
 
     @property
     def response(self) -> web.StreamResponse | None:
+        """The answer of which a part was passed on."""
         return self._response
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of the answer was passed on."""
-        return self._response is not None
 
     async def begin(self, head: Head, said: Said) -> None:
         if self._broken:
             raise CallerGone
-        headers = CIMultiDict(of_answer(head.headers))
-        response = Passed(status=head.status, reason=head.reason)
+        headers = self._headers(head, said)
+        response = Passed(status=head.status, reason=head.reason, headers=headers)
         response.said = frozenset(name.lower() for name in headers)
-        response.headers.extend(headers)
-        response.headers["Outrider-Call"] = self._call_id
-        response.headers["Outrider-Attempts"] = str(said.attempt)
-        response.headers["Outrider-Outcome"] = said.outcome
         self._response = response
         try:
             await response.prepare(self._request)
         except (ConnectionError, RuntimeError) as error:
             raise CallerGone from error
+
+    def _headers(self, head: Head, said: Said) -> CIMultiDict[str]:
+        headers = CIMultiDict(of_answer(head.headers))
+        headers["Outrider-Call"] = self._call_id
+        headers["Outrider-Attempts"] = str(said.attempt)
+        headers["Outrider-Outcome"] = said.outcome
+        return headers
 
     async def pass_on(self, part: bytes) -> None:
         assert self._response is not None
@@ -124,13 +129,17 @@ class Exchange(RawCaller):
     def keep_last(self, part: bytes) -> None:
         self._last = part
 
+    def kept(self) -> web.StreamResponse:
+        """The answer that was kept, now that the call's end is recorded."""
+        assert self.whole is not None
+        head, body, said = self.whole
+        headers = self._headers(head, said)
+        response = Whole(status=head.status, reason=head.reason, headers=headers, body=body or None)
+        response.said = frozenset(name.lower() for name in headers)
+        return response
+
     async def finish(self) -> web.StreamResponse:
-        """The end of the answer, now that the call's end is recorded. Raises CallerGone."""
-        if self._response is None:
-            assert self.whole is not None
-            head, body, said = self.whole
-            await self.begin(head, said)
-            self._last = b"" if self.method == "HEAD" else body
+        """The end of an answer that was begun, now that the call's end is recorded. Raises CallerGone."""
         assert self._response is not None
         try:
             await self._response.write_eof(self._last)
