@@ -130,6 +130,7 @@ async def test_one_that_never_answers_is_ended_after_its_time(tmp_path: Path, mo
         outcome = await kit.call("echo", n=1)
         assert outcome.kind is OutcomeKind.NOT_EXECUTED and outcome.failure is not None
         assert "no handshake within 1 s" in outcome.failure.text
+        await until(lambda: kit.child["last_error"] == "was ended, because its handshake failed")
         assert [pid for pid in kit.pids if is_alive(pid)] == []
 
 

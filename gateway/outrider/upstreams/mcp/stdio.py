@@ -74,7 +74,8 @@ class StdioTransport:
         self._asking: set[asyncio.Task[None]] = set()
         self._hear: Callable[[Message], None] = lambda message: None
         self._liveness = Liveness(self._alive, lambda: bool(self._waiting), self._end_hung)
-        self._hung = ""
+        self._greeted = False
+        self._ended_for = ""  # why we ended it, behind the words "the server"
         self._garbage = 0
         self._told, self._told_since = 0, 0.0
         self._late = 0
@@ -96,7 +97,7 @@ class StdioTransport:
 
     def on_message(self, hear: Callable[[Message], None]) -> None:
         """The driver has greeted the child, which answered: from now on it is watched."""
-        self._hear = hear
+        self._hear, self._greeted = hear, True
         if not self.gone:
             self._keeper.ready()
             self._liveness.begin(self.version)
@@ -105,6 +106,8 @@ class StdioTransport:
         return {"kind": "stdio", "in_flight": len(self._waiting), "late": self._late, "garbage": self._garbage}
 
     async def close(self) -> None:
+        if not self.gone and not self._greeted:
+            self._ended_for = "was ended, because its handshake failed"
         self.gone = True
         await self._liveness.close()
         if self._child is not None:
@@ -183,7 +186,7 @@ class StdioTransport:
         await self._liveness.close()
         await child.end()
         await logged
-        self._over(misbehaved or self._hung or await child.how_it_ended(), garbage=bool(misbehaved))
+        self._over(misbehaved or self._ended_for or await child.how_it_ended(), garbage=bool(misbehaved))
 
     async def _listen(self, child: Child) -> None:
         """Until it closes its stdout. Raises _Misbehaves."""
@@ -287,7 +290,7 @@ class StdioTransport:
     def _end_hung(self) -> None:
         """Its end ends whatever waits for it."""
         assert self._child is not None
-        self._hung = "did not answer any more"
+        self._ended_for = "did not answer any more"
         self._ending = asyncio.get_running_loop().create_task(self._child.end())
 
 
