@@ -336,9 +336,9 @@ def test_a_document_is_imported_into_a_policys_folder(tmp_path: Path, capsys: py
 
 def test_a_servers_tools_are_asked_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A command: started, asked, ended."""
-    journal = tmp_path / "journal"
-    assert main(["import", "mcp", "--name", "notes", "--out", str(tmp_path), *command(journal)]) == 0
-    policy, faults = check(tmp_path)
+    journal, out = tmp_path / "journal", tmp_path / "not" / "yet"
+    assert main(["import", "mcp", "--name", "notes", "--out", str(out), *command(journal)]) == 0
+    policy, faults = check(out)
     assert policy is not None and [fault for fault in faults if fault.severity == "error"] == []
     assert policy.upstreams["notes"].mcp is not None
     plan = policy.plan("notes.get_note")

@@ -67,7 +67,7 @@ def mcp(
     pairs = {"headers": _pairs("--header", header), "env": _pairs("--env", env)}
     section |= {key: value for key, value in pairs.items() if value}
     logging.getLogger("outrider.mcp").addHandler(logging.NullHandler())  # what matters of it is in the error
-    found = asyncio.run(importing.imported(name, section, out or Path(), timeout))
+    found = asyncio.run(importing.imported(name, section, _folder(out), timeout))
     _give(found, " ".join(target), out, force)
 
 
@@ -109,6 +109,11 @@ def _where(command: list[str]) -> dict[str, str]:
     return {"cwd": str(Path.cwd())} if from_here else {}
 
 
+def _folder(out: Path | None) -> Path:
+    """Where relative paths start: the policy's folder, where it is there already."""
+    return out if out is not None and out.is_dir() else Path()
+
+
 def _pairs(option: str, said: list[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in said or ():
@@ -123,7 +128,7 @@ def _give(found: Imported, source: str, out: Path | None, force: bool) -> None:
     from outrider.importing.written import written
 
     target = fresh(out / f"{found.name}.yaml", force) if out is not None else None
-    text = written(found, source, out or Path())
+    text = written(found, source, _folder(out))
     if target is None:
         print(text.text, end="")
     else:

@@ -14,7 +14,7 @@ MAX_LINE_BYTES = 16 * 1024
 """A longer one is not shown."""
 MAX_SHOWN_CHARS = 2000
 LINES_PER_S = 20.0
-BURST = 200
+BURST = 100
 LEAST_SECRET_CHARS = 4
 """What is shorter is not looked for: it would hide half of every line."""
 
