@@ -161,6 +161,15 @@ class Call:
         return self.tool.partition(".")[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """What is told of one JSON-RPC request: the version of MCP, its id, and the code of its error, empty for none."""
+
+    version: str
+    id: int
+    code: str = ""
+
+
 @dataclass(slots=True)
 class Attempt:
     """One sending of a call. The upstream sets ``sent`` as soon as a byte may have left; it is what tells
@@ -181,5 +190,6 @@ class Attempt:
     lift: Callable[[bool], None] | None = None  # see ``stages.send``
     spent: bool = False  # what it sent was read from a stream and cannot be sent again
     status: int | None = None  # of an HTTP answer, set by the upstream
+    rpc: Rpc | None = None  # of an MCP request, set by the upstream
     traceparent: str = ""  # the context that goes with it
     span_id: str = ""  # of its own span, empty where the call is not traced

@@ -80,15 +80,16 @@ class Places:
     def url(self, upstream: str) -> str:
         """The base address as it is written."""
         own = self._draft.upstreams.get(upstream)
-        return str(own.model.http.url) if own is not None and own.model.http is not None else ""
+        place = (own.model.http or own.model.mcp) if own is not None else None
+        return str(place.url or "") if place is not None else ""
 
     def headers(self, upstream: str) -> dict[str, str]:
         """The upstream's own headers: names, and where their secrets come from."""
-        prefix = "http.headers."
+        prefixes = ("http.headers.", "mcp.headers.")
         return {
-            value.key.removeprefix(prefix): value.value
+            value.key.split(".", 2)[2]: value.value
             for value in self.upstream(upstream)
-            if value.key.startswith(prefix)
+            if value.key.startswith(prefixes)
         }
 
     def _is_http(self, tool: str) -> bool:

@@ -1,7 +1,7 @@
 """The names that telemetry speaks: one place, because the conventions for generative AI still move.
 
 Source: OpenTelemetry semantic conventions for generative AI, status development, as of 2026-11
-(https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/execute-tool.md; moved there from
+(https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/execute-tool.md and mcp.md; moved there from
 semantic-conventions 1.42), and the stable HTTP, server, error and service conventions of semantic-conventions 1.42.
 The package ``opentelemetry-semantic-conventions`` marks the ``gen_ai.*`` names as moved and lacks the metric, so they
 are spelled here. What has no convention yet (decisions, rules, breakers, kills) is ``outrider.*``.
@@ -46,6 +46,16 @@ URL_SCHEME: Final = "url.scheme"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
+# ── MCP ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+MCP_METHOD: Final = "mcp.method.name"
+MCP_VERSION: Final = "mcp.protocol.version"
+RPC_ID: Final = "jsonrpc.request.id"
+RPC_STATUS: Final = "rpc.response.status_code"
+TRANSPORT: Final = "network.transport"
+CALL_TOOL: Final = "tools/call"
+TOOL_ERROR: Final = "tool_error"
+"""``error.type`` of a result that says ``isError``."""
+
 # ── ours ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 ATTEMPT: Final = "attempt"
 """First word of the span name of an attempt that is not an HTTP request."""
@@ -78,7 +88,7 @@ Where = tuple[str, ...]
 CALL, TRY, EVENT = "call", "attempt", "event"
 
 ATTRIBUTES: Final[dict[str, tuple[Where, str]]] = {
-    OPERATION_NAME: ((CALL,), "always `execute_tool`"),
+    OPERATION_NAME: ((CALL, TRY), "always `execute_tool`; of an attempt where it is an MCP server's `tools/call`"),
     TOOL_NAME: ((CALL, TRY), "the tool that was asked for; on an attempt the one that was called (a fallback's)"),
     TOOL_TYPE: ((CALL,), "`function` in the agent's process, `extension` elsewhere"),
     TOOL_CALL_ID: ((CALL,), "what the framework calls this call, else Outrider's id"),
@@ -86,7 +96,10 @@ ATTRIBUTES: Final[dict[str, tuple[Where, str]]] = {
     CONVERSATION_ID: ((CALL,), "the session, where one was named"),
     TOOL_ARGUMENTS: ((CALL,), "opt-in: the redacted arguments as JSON, cut"),
     TOOL_RESULT: ((CALL,), "opt-in: the redacted result as JSON, cut"),
-    ERROR_TYPE: ((CALL, TRY), "of a call its code; of an attempt the HTTP status or how it failed"),
+    ERROR_TYPE: (
+        (CALL, TRY),
+        "of a call its code; of an attempt the HTTP status, a JSON-RPC code, `tool_error`, or how it failed",
+    ),
     CALL_ID: ((CALL,), "the call's id, as in the ledger"),
     PARENT_CALL_ID: ((CALL,), "the call that surrounds it"),
     RUN_ID: ((CALL,), "the run"),
@@ -112,6 +125,11 @@ ATTRIBUTES: Final[dict[str, tuple[Where, str]]] = {
     URL_SCHEME: ((TRY,), "`http` or `https`"),
     SERVER_ADDRESS: ((TRY,), "the upstream's host"),
     SERVER_PORT: ((TRY,), "and port"),
+    MCP_METHOD: ((TRY,), "of a request to an MCP server: `tools/call`, or the method that was passed on"),
+    MCP_VERSION: ((TRY,), "the version that is spoken with it"),
+    RPC_ID: ((TRY,), "the request's id; every attempt has another"),
+    RPC_STATUS: ((TRY,), "the code of the JSON-RPC error that was answered"),
+    TRANSPORT: ((TRY,), "`tcp`, or `pipe` where the server is a child of the sidecar"),
     BACKOFF_S: ((EVENT,), "`outrider.retry`: the pause before the next attempt"),
     FAILURE: ((EVENT,), "`outrider.retry`: how the attempt before it failed; `outrider.fallback`: why"),
     FALLBACK_TOOL: ((EVENT,), "`outrider.fallback`: the tool that is tried instead, or `static`"),

@@ -4,6 +4,7 @@
       └ execute_tool TOOL      INTERNAL    the call, all its attempts and pauses
           ├ (event) outrider.retry, outrider.fallback
           ├ POST               CLIENT      attempt 1 over HTTP          └ the upstream's own spans
+          ├ tools/call NAME    CLIENT      attempt 1 to an MCP server   └ the server's own spans, by ``_meta``
           └ attempt TOOL       CLIENT      attempt 2 in a process       └ the function's own spans
 
 Whether a call is traced is decided before anything else: one that is not costs its decision and nothing more, and hands
@@ -25,7 +26,8 @@ import msgspec
 from outrider.calls import Attempt, Call, Outcome, Reason
 from outrider.errors import Code
 from outrider.ledger.redact import MAX_STORED_BYTES, Redactor
-from outrider.policy.plans import LedgerSettings, Plan
+from outrider.policy.compile import MCP_METHOD
+from outrider.policy.plans import LedgerSettings, McpUpstream, Plan
 from outrider.telemetry import semconv
 from outrider.telemetry.context import SAMPLED, UNSAMPLED, header, new_span_id, new_trace_id
 from outrider.telemetry.environment import Sampler
@@ -150,7 +152,7 @@ class Trace:
                 start_ns=self._ns(began),
                 end_ns=self._ns(began + took_s),
                 attributes=attributes,
-                error=None if end.ok else _error_type(end),
+                error=None if end.ok else _error_type(end, attempt),
             )
         )
 
@@ -277,7 +279,17 @@ def _call_attributes(call: Call, ending: Ending) -> dict[str, Value]:
 def _attempt_name(plan: Plan) -> str:
     if plan.upstream.http is not None:
         return plan.http.method.upper()[:MAX_TEXT]
+    if plan.upstream.mcp is not None:
+        method, target = _mcp(plan.tool)
+        return f"{method} {target}".rstrip()[:MAX_TEXT]
     return f"{semconv.ATTEMPT} {plan.tool}"[:MAX_TEXT]
+
+
+def _mcp(tool: str) -> tuple[str, str]:
+    """Method and target of what an MCP server is asked."""
+    operation = tool.partition(".")[2]
+    passed_on = operation.startswith(MCP_METHOD)
+    return (operation[len(MCP_METHOD) :], "") if passed_on else (semconv.CALL_TOOL, operation)
 
 
 def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome, resends: int) -> dict[str, Value]:
@@ -288,8 +300,10 @@ def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome
         semconv.ATTEMPT_NUMBER: attempt.n,
         semconv.OUTCOME: end.kind.value,
         semconv.BREAKER_STATE: breaker,
-        semconv.ERROR_TYPE: "" if end.ok else _error_type(end),
+        semconv.ERROR_TYPE: "" if end.ok else _error_type(end, attempt),
     }
+    if plan.upstream.mcp is not None:
+        found.update(_of_mcp(attempt, plan.upstream.mcp))
     if plan.upstream.http is not None:
         found.update(_server(plan.upstream.http.url))
         found[semconv.HTTP_METHOD] = plan.http.method.upper()
@@ -297,6 +311,20 @@ def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome
         found[semconv.HTTP_STATUS] = attempt.status
         found[semconv.HTTP_RESENDS] = resends
     return _kept(found)
+
+
+def _of_mcp(attempt: Attempt, settings: McpUpstream) -> Mapping[str, Value]:
+    method, _ = _mcp(attempt.tool)
+    found: dict[str, Value] = {
+        semconv.MCP_METHOD: method,
+        semconv.OPERATION_NAME: semconv.EXECUTE_TOOL if method == semconv.CALL_TOOL else "",
+        semconv.TRANSPORT: "tcp" if settings.http is not None else "pipe",
+    }
+    if settings.http is not None:
+        found.update(_server(settings.http.url))
+    if (rpc := attempt.rpc) is not None:
+        found |= {semconv.MCP_VERSION: rpc.version, semconv.RPC_ID: str(rpc.id), semconv.RPC_STATUS: rpc.code}
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -312,8 +340,13 @@ def _code(outcome: Outcome) -> str:
     return (outcome.code or Code.INTERNAL).value
 
 
-def _error_type(end: Outcome) -> str:
+def _error_type(end: Outcome, attempt: Attempt) -> str:
     failure = end.failure
+    if attempt.rpc is not None and failure is not None and failure.status is None:
+        if attempt.rpc.code:
+            return attempt.rpc.code
+        if failure.reason is Reason.RAISED:
+            return semconv.TOOL_ERROR
     if failure is None:
         return _code(end)
     return str(failure.status) if failure.reason is Reason.STATUS and failure.status else failure.reason.value

@@ -33,8 +33,11 @@ def meta(attempt: Attempt, params: Mapping[str, Any]) -> tuple[Message, Any]:
     meta: Message = {f"{OWN}call-id": attempt.call.id}
     if attempt.deadline_ms is not None:
         meta[f"{OWN}deadline-ms"] = attempt.deadline_ms
-    if attempt.call.traceparent:
-        meta["traceparent"] = attempt.call.traceparent
+    traceparent = attempt.traceparent or attempt.call.traceparent
+    if traceparent:
+        meta["traceparent"] = traceparent
+        if attempt.call.tracestate:
+            meta["tracestate"] = attempt.call.tracestate
     token = (params.get("_meta") or {}).get(META_PROGRESS)
     if token is not None:
         meta[META_PROGRESS] = f"{attempt.call.id}/{attempt.n}"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from outrider.calls import Attempt, Outcome, OutcomeKind
+from outrider.calls import Attempt, Outcome, OutcomeKind, Rpc
 from outrider.errors import Code
 from outrider.mcp_wire import (
     LEGACY,
@@ -118,6 +118,7 @@ class McpDriver:
             headers[plan.idempotency_header] = attempt.idempotency_key
         key = (attempt.call.id, attempt.n)
         self._under_way[key] = (session, message["id"])
+        attempt.rpc = Rpc(session.server.version, message["id"])
         listener = attempts.listener(attempt, caller, token, self._shelf)
         answer = failed = None
         try:
@@ -130,6 +131,8 @@ class McpDriver:
         if failed is not None:
             return failed if failed.session_lost else of_failure(failed, attempt)
         assert answer is not None
+        if "error" in answer:
+            attempt.rpc = replace(attempt.rpc, code=str(RpcError.of(answer["error"]).code))
         return of_answer(answer, whole=caller is not None)
 
     async def _described(
