@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.calls import Agent, Effect
+from outrider.explain.rules import heard
 from outrider.policy.load import Policy, check_texts
 from outrider.policy.plans import HttpTemplate
 from outrider.policy.rules import Facts
@@ -255,3 +256,10 @@ def test_the_policy_says_what_becomes_of_authorization() -> None:
     assert faults("{url: 'http://h', authorization: forward, headers: {authorization: '{env:T}'}}") == ["E53"]
     assert faults("{url: 'http://h', authorization: replace, headers: {Authorization: '{env:T}'}}") == []
     assert faults("{url: 'http://h', authorization: keep}") == ["E44"]
+
+
+def test_explain_says_that_a_pattern_does_not_speak_of_it() -> None:
+    """Whoever wonders why `*` does not help is not told that it matches."""
+    rules = policy(rules=[ALL, {"name": "no", "tools": ["other.*"], "then": "deny"}]).rules
+    decision, said = heard(rules, Facts("led.http", {}, Agent()))
+    assert decision.effect == "no_rule" and [one.why for one in said] == ["speaks of other tools"] * 2

@@ -19,7 +19,7 @@ NOT_SHOWN = "«not shown»"
 """What stands for a header's text that is written out: nobody can know whether it is a secret."""
 
 _REFERENCE = re.compile(r"\{((?:env|file):[^{}]*)\}")
-_ONLY_HTTP: tuple[Keys, ...] = (("http",), ("timeouts", "connect"))
+_ONLY_HTTP: tuple[Keys, ...] = (("http",), ("timeouts", "connect"), ("timeouts", "idle"))
 _ONLY_LOCAL: tuple[Keys, ...] = (("placement",), ("connectErrors",), ("composite",))
 
 
