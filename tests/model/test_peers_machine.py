@@ -28,6 +28,8 @@ from tests.support.kill_kit import COMMIT_S, ScriptedLedger, Wall
 
 T = TypeVar("T")
 NODES = 3
+AT_MOST_S = 120.0
+"""Of virtual time, for anything that a board or a round is asked for."""
 SCOPES = ("global", "agent:ann", "tool:pay.*")
 nodes = st.integers(0, NODES - 1)
 
@@ -96,7 +98,8 @@ class PeersMachine(RuleBasedStateMachine):
         self.wrong: list[str] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
+        """Nothing may wait without end: boards tend themselves for ever, so no idle loop would tell of it."""
+        return self.loop.run_until_complete(asyncio.wait_for(work, AT_MOST_S))
 
     @initialize()
     def begin(self) -> None:

@@ -26,6 +26,7 @@ MAX_RUNS = 256
 RUN_OVER_S = 3600.0
 """A run that made no call for this long is over."""
 
+_BEST_FIRST = tuple(Observed)
 Presence = Literal["connected", "away", "lost", "left"]
 
 
@@ -135,7 +136,7 @@ class Entry:
         """The best of its processes; calls that fail make a ready agent degraded. None where it has no process that
         could be observed: it calls over HTTP only, or all have said goodbye."""
         seen = {instance.observed for instance in self.instances.values() if instance.state != "left"}
-        best = next((word for word in Observed if word in seen), None)
+        best = next((word for word in _BEST_FIRST if word in seen), None) if seen else None
         if best in (None, Observed.READY) and self.recent.failing(ran):
             return Observed.DEGRADED
         return best

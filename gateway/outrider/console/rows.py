@@ -191,7 +191,7 @@ def events(records: list[Row], home: str) -> Table:
 
 def _event(record: Row, home: str) -> Row:
     data = record.get("data", {})
-    told = record.get("reason") or record.get("detail") or data.get("scope") or ""
+    told = record.get("detail") or record.get("reason") or data.get("scope") or ""
     words = ("type", "tool", "outcome", "code", "rule", "actor", "call_id", "run_id")
     return {
         "sidecar": home,
