@@ -229,7 +229,7 @@ class PeersMachine(RuleBasedStateMachine):
         node = self.nodes[n]
         self.run(asyncio.sleep(2 * COMMIT_S))
         node.ledger.forget_held()
-        self.run(self._stop())
+        self.loop.run_until_complete(self._stop())
         node.ledger.mode = "ok"
         for other in self.nodes:
             if other is not node:
@@ -265,7 +265,7 @@ class PeersMachine(RuleBasedStateMachine):
             if self.nodes[0].board is not None:
                 self._heal()
                 self._all_know_the_same()
-                self.run(self._stop())
+                self.loop.run_until_complete(self._stop())
         finally:
             clock.wall = self.real_wall
             self.loop.close()
