@@ -159,20 +159,16 @@ async def _call(plane: DataPlane, request: web.Request) -> web.Response:
 
 
 async def _body(request: web.Request, limit: int) -> bytes | None:
-    """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest, and Refused: the credential is
-    worth nothing any more."""
+    """The body, or None where it is larger than ``limit`` bytes. Raises BadRequest."""
     try:
         if request.content.is_eof():  # it came with the headers, as small ones do
             return await _read(request, limit)
         async with asyncio.timeout(BODY_S):
-            body = await _read(request, limit)
+            return await _read(request, limit)
     except TimeoutError:
         raise BadRequest(f"The body did not arrive within {BODY_S:g} s.") from None
     except web.RequestPayloadError as error:
         raise BadRequest(f"The body cannot be read: {error}") from None
-    if (denial := request[CREDENTIAL].refusal()) is not None:  # while the body was on its way
-        raise Refused(denial.detail, {"code": denial.code.value})
-    return body
 
 
 async def _read(request: web.Request, limit: int) -> bytes | None:
@@ -279,6 +275,11 @@ def _asker(request: web.Request) -> Asker:
 
 
 def _agent(credential: Credential, name: str) -> Agent:
+    """Who calls. Raises AnothersName, and Refused where the credential came to be worth nothing since it was shown: the
+    body may have taken its time."""
+    denial = credential.refusal()
+    if denial is not None:
+        raise Refused(denial.detail, {"code": denial.code.value})
     agent = credential.agent_named(name)
     if agent is None:
         raise AnothersName(credential.foreign(name))

@@ -192,7 +192,7 @@ def test_revoking_leaves_what_was_sent_to_end(gateway: GatewayProcess, upstream:
     assert (status, answer["result"]) == (200, "paid")
 
 
-@pytest.mark.parametrize("path", ["/v1/call", "/mcp"])
+@pytest.mark.parametrize("path", ["/v1/call", "/mcp", "/http/pay/get"])
 def test_a_request_that_began_before_the_revocation_is_refused_when_the_rest_of_it_comes(
     gateway: GatewayProcess, path: str
 ) -> None:
