@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -86,6 +88,27 @@ def test_keys_are_rotated_without_a_refused_call(world: World) -> None:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert world.call(world.sign("k2"))[0] == "upstream_failed"
+
+
+def test_an_mcp_session_is_of_who_opened_it(world: World) -> None:
+    """A fresh token of the same agent goes on with it; that of another agent of the same issuer does not."""
+    start = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+
+    def ask(token: str, method: str, session: str = "", **params: Any) -> tuple[int, str]:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        headers |= {"Accept": "application/json, text/event-stream"} | ({"Mcp-Session-Id": session} if session else {})
+        request = Request(f"{world.gateway.url}/mcp", body, headers)
+        try:
+            with urlopen(request, timeout=20) as answer:
+                return answer.status, answer.headers.get("Mcp-Session-Id", "")
+        except HTTPError as refused:
+            return refused.code, ""
+
+    status, session = ask(world.sign(), "initialize", **start)
+    assert status == 200 and session
+    assert ask(world.sign(jti="2"), "ping", session)[0] == 200
+    assert ask(world.sign(agent="other"), "ping", session)[0] == 404
 
 
 def test_a_kill_outlives_its_lift_and_a_restart_for_what_was_issued_before(world: World) -> None:

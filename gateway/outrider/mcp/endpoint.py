@@ -179,12 +179,17 @@ async def _legacy(
         session.flights.pop(found.id, None)
 
 
+def _owner(asker: Asker) -> str:
+    """Whose session it is: another's token of the same issuer is another's."""
+    return f"{asker.credential.principal.name} {asker.credential.agent.name}"
+
+
 def _session(endpoint: Endpoint, request: web.Request, asker: Asker, id_: Any) -> Session | web.Response:
     given = request.headers.get(SESSION_HEADER)
     if given is None:
         error = RpcError(INVALID_REQUEST, f"the header {SESSION_HEADER} is missing; begin with initialize")
         return _error(id_, error, 400)
-    session = endpoint.sessions.find(given, asker.credential.what, request.path)
+    session = endpoint.sessions.find(given, _owner(asker), request.path)
     if session is None:
         return _error(id_, RpcError(UNKNOWN_SESSION, "this session is not known here any more; begin anew"), 404)
     return session
@@ -213,7 +218,7 @@ async def _initialize(
         server = await endpoint.desk.server(upstream, modern=False)
     except RpcError as error:
         return _error(found.id, error, 200)
-    session = endpoint.sessions.open(asker.credential.what, request.path, version, capabilities)
+    session = endpoint.sessions.open(_owner(asker), request.path, version, capabilities)
     result: Message = {
         "protocolVersion": version,
         "capabilities": dict(server.capabilities),
