@@ -160,15 +160,21 @@ async def test_a_program_that_is_not_there_is_a_sentence() -> None:
     [
         ("raise SystemExit(7)", "exited with code 7"),
         ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-        ("input()", "exited with code 1"),  # it ends as its stdin does
     ],
 )
 async def test_how_it_ended_is_told(script: str, how: str, tmp_path: Path) -> None:
     """By code or by signal."""
     child = await started(script, tmp_path)
-    await asyncio.sleep(0.2)
+    assert await asyncio.wait_for(child.how_it_ended(), 30) == how
     await child.end()
-    assert await child.how_it_ended() == how
+
+
+async def test_one_that_ends_with_its_stdin_is_let_to(tmp_path: Path) -> None:
+    """No signal for a server that keeps to the protocol."""
+    child = await started("import sys; print(1, flush=True); sys.stdin.read(); raise SystemExit(5)", tmp_path)
+    await said(child)
+    await child.end()
+    assert await child.how_it_ended() == "exited with code 5"
 
 
 STUBBORN = """
