@@ -113,14 +113,15 @@ class Pins:
                 continue  # where drift is refused, so is what cannot be pinned
             old = known.tools.get(name)
             new = declared(old, name, digest_of(tool), now)
+            if settings.drift == "allow" and new.drifted:
+                new = accepted(new, "policy", "drift: allow")
             if new is not old:
                 known.tools[name] = new
-                (seen if old is None else drifted).append(new)
+                (drifted if new.drifted else seen).append(new)
         if seen:
             self._tell(EventType.TOOLS_PINNED, upstream, seen)
-        changed = [tool for tool in drifted if tool.drifted]
-        if changed:
-            names = ", ".join(tool.name for tool in changed[:10])
+        if drifted:
+            names = ", ".join(tool.name for tool in drifted[:10])
             log.warning("tools of %s are not what they were when first seen: %s", upstream, names)
             self._tell(EventType.TOOLS_DRIFTED, upstream, drifted)
 

@@ -154,6 +154,16 @@ async def test_a_flagged_tool_is_shown_and_still_called(tmp_path: Path, drift: s
         assert len(one.told("call.observed")) == (mode == "observe")
 
 
+async def test_where_the_policy_allows_drift_nothing_is_shown_and_the_new_digest_is_kept(tmp_path: Path) -> None:
+    """And it is no drift later, under a stricter policy."""
+    async with served(tmp_path, drift="allow") as one:
+        await one.list()
+        one.describe(NEW_WORDS)
+        await one.list()
+        assert one.rig.pins.snapshot("mcp")["drifted"] == [] and one.told("tools.drifted") == []
+        assert [row["data"]["count"] for row in one.told("tools.pinned")] == [3, 1]
+
+
 async def test_a_pin_outlives_the_process(tmp_path: Path) -> None:
     """Drift while nobody looked is drift."""
     async with served(tmp_path) as one:
