@@ -1,7 +1,7 @@
 """The plainest MCP servers: they answer every call at once, and nothing else of them costs.
 
-``python -m tests.bench.mcp_upstream`` serves streamable HTTP, version 2026-07-28, on a free port, which it prints;
-with ``stdio`` it speaks over standard input and output, newest version with a handshake.
+``python -m tests.bench.mcp_upstream`` serves streamable HTTP, in both eras, on a free port, which it prints; with
+``stdio`` it speaks over standard input and output, and wants a handshake.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, cast
 from tests.bench.serving import run, say, until_closed
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+VERSION = "io.modelcontextprotocol/protocolVersion"
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
 SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}, "amount": {"type": "integer"}}}
 TOOLS = [{"name": "read", "description": "Reads an account.", "inputSchema": SCHEMA}]
@@ -24,8 +25,9 @@ INFO = {"name": "bench", "version": "1"}
 FRESH = {"ttlMs": 3_600_000, "cacheScope": "public"}
 
 
-def answered(message: dict[str, Any], *, modern: bool) -> bytes:
+def answered(message: dict[str, Any], *, both: bool) -> bytes:
     """The answer to a request, empty for what wants none."""
+    modern = both and VERSION in ((message.get("params") or {}).get("_meta") or {})
     if "id" not in message or "method" not in message:
         return b""
     result = _result(message["method"], modern)
@@ -60,8 +62,8 @@ class Upstream(asyncio.Protocol):
             size = end + 4 + (int(found.group(1)) if found else 0)
             if size > len(data):
                 break
-            body = answered(json.loads(data[end + 4 : size]), modern=True)
-            status = b"200 OK" if body else b"202 Accepted"
+            body = answered(json.loads(data[end + 4 : size]), both=True) if data.startswith(b"POST") else b""
+            status = b"200 OK" if body else b"202 Accepted" if data.startswith(b"POST") else b"405 Not Allowed"
             head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
             self._transport.write(head + body)
             data = data[size:]
@@ -77,7 +79,7 @@ async def _http() -> None:
 
 def _stdio() -> None:
     for line in sys.stdin.buffer:
-        answer = answered(json.loads(line), modern=False)
+        answer = answered(json.loads(line), both=False)
         if answer:
             sys.stdout.buffer.write(answer + b"\n")
             sys.stdout.buffer.flush()

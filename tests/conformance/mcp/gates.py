@@ -54,7 +54,7 @@ RUNS: tuple[Run, ...] = (
     *_runs("A", MODERN, "http-header-validation http-custom-header-server-validation json-schema-2020-12"),
     *_runs("A", LEGACY, "server-session-lifecycle json-schema-2020-12"),
     *_runs("B", MODERN, f"server-stateless {TOOLS} server-sse-multiple-streams dns-rebinding-protection"),
-    *_runs("B", MODERN, "http-header-validation"),
+    *_runs("B", MODERN, "http-header-validation http-custom-header-server-validation"),
     *_runs("B", LEGACY, f"server-initialize ping server-session-lifecycle {TOOLS} dns-rebinding-protection"),
     *_runs("C", MODERN, "tools_call request-metadata sep-2322-client-request-state http-standard-headers"),
     *_runs("C", MODERN, "http-custom-headers http-invalid-tool-headers json-schema-ref-no-deref"),
