@@ -21,6 +21,7 @@ from outrider.importing.tools import Imported, Tool, is_upstream, safe_upstream
 from outrider.importing.written import Written, written
 from outrider.policy.load import check, check_texts
 from outrider.suggest.guesses import Guess
+from outrider.testing.process import ManagedProcess
 from outrider.upstreams.template import render
 from tests.support.child_kit import command
 
@@ -344,6 +345,27 @@ def test_a_servers_tools_are_asked_of_the_server(tmp_path: Path, capsys: pytest.
     plan = policy.plan("notes.get_note")
     assert plan is not None and plan.effect.value == "read"
     assert "outrider check" in capsys.readouterr().err
+
+
+def test_a_server_behind_a_url_is_asked_with_the_headers_that_the_policy_will_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fixture of the conformance suite, over streamable HTTP; the secret is not in the file."""
+    fixture = ManagedProcess([sys.executable, "-m", "tests.conformance.mcp.fixture"], "fixture ready ")
+    fixture.env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    monkeypatch.setenv("FIX_TOKEN", "sample-token-of-a-test")
+    url = f"http://{fixture.start().partition('listen=')[2].strip()}/mcp"
+    try:
+        header = ["--header", "Authorization=Bearer {env:FIX_TOKEN}"]
+        assert main(["import", "mcp", "--name", "fix", *header, "--out", str(tmp_path), url]) == 0
+    finally:
+        fixture.kill9()
+    text = (tmp_path / "fix.yaml").read_text()
+    policy, _ = check(tmp_path)
+    assert policy is not None and "sample-token" not in text and "{env:FIX_TOKEN}" in text
+    mcp = policy.upstreams["fix"].mcp
+    assert mcp is not None and mcp.http is not None and mcp.http.url == url
+    assert text.count("- match: fix.") > 10
 
 
 def test_annotations_are_a_reason_and_names_that_write_are_a_better_one(tmp_path: Path) -> None:
