@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,3 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks = list(item.iter_markers("looptime"))
         if marks and not any("idle_timeout" in mark.kwargs for mark in marks):
             item.add_marker(pytest.mark.looptime(idle_timeout=IDLE_TIMEOUT_S))
+
+
+@pytest.fixture(autouse=True)
+def _log_handlers_stay_as_they_were() -> Iterator[None]:
+    """A command that sets up the log of its process, called inside this one, would leave a handler behind that writes
+    to a stream of a test that is over; every line logged later would then cost a traceback."""
+    before, level = logging.root.handlers[:], logging.root.level
+    yield
+    if logging.root.handlers != before:
+        logging.root.handlers[:] = before
+        logging.root.setLevel(level)

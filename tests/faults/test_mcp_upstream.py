@@ -49,6 +49,8 @@ def another_id(exchange: Exchange) -> None:
 def flood(exchange: Exchange) -> None:
     exchange.stream()
     for n in range(20_000):
+        if exchange.writer.is_closing():  # cut off, as it should be; asyncio warns of every write after that
+            return
         exchange.event({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": n}})
     exchange.answered()
 
