@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
+from outrider.agents import Agents, Lifecycle
+from outrider.agents import stored as stored_agents
 from outrider.agents.commanded import Command
 from outrider.agents.entry import MAX_RUNS, RUN_OVER_S
+from outrider.agents.lifecycle import RETRY_S
 from outrider.agents.observed import TICK_S
 from outrider.calls import Agent, Call, Outcome, OutcomeKind
 from outrider.errors import Code, Refused
 from outrider.flight import Cause, Flight, Verdict
+from outrider.ledger.record import EventType
+from outrider.policy.plans import Limits
+from tests.support.kill_kit import ScriptedLedger
 from tests.support.rig import BASE, REFUSED, Rig
 
 pytestmark = pytest.mark.looptime
@@ -360,6 +366,33 @@ async def test_a_failing_hook_does_not_undo_a_retirement(tmp_path: Path) -> None
         rig.lifecycle.on_retired = revoke
         await order(rig, Command.RETIRE)
         assert refused(await rig.call("up.read"), Code.AGENT_RETIRED)
+
+
+@pytest.mark.parametrize("mode", ["fail", "hang", "raise"])
+async def test_every_command_reaches_the_ledger_once_the_disk_answers(mode: str) -> None:
+    """Also those that later ones have replaced by then, each once, and the switch that stands is what a start finds."""
+    ledger: Any = ScriptedLedger()
+    agents = Agents(limits=Limits, emit=lambda *_: None)
+    lifecycle = Lifecycle(agents, ledger, under_way=lambda name: 0, stop=lambda name, why: None)
+    ledger.mode = mode
+    for command in (Command.CORDON, Command.PAUSE, Command.DRAIN):
+        switch = await lifecycle.command("a", command, command.value, "ann")
+        assert switch is not None and not switch.durable
+    for _ in range(3):
+        lifecycle.tend()
+        await asyncio.sleep(RETRY_S)
+    ledger.mend()
+    for _ in range(3):
+        lifecycle.tend()
+        await asyncio.sleep(RETRY_S)
+    assert [event.reason for event in ledger.events if event.type is EventType.AGENT_COMMANDED] == [
+        "cordon", "pause", "drain",
+    ]  # fmt: skip
+    assert [event.type for event in ledger.events].count(EventType.AGENT_DRAINED) == 1
+    (row,) = ledger.read(stored_agents.SWITCHES)
+    assert row["state"] == "draining" and row["drained_at"] is not None
+    standing = lifecycle.get("a")
+    assert standing is not None and standing.durable
 
 
 async def test_a_kill_comes_before_what_is_commanded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +40,8 @@ log = logging.getLogger("outrider.agents")
 
 MAX_SWITCHES = 10_000
 """Agents of which something is commanded at once, retired ones included."""
+MAX_UNWRITTEN = 50
+"""Commands of one agent that a disk in trouble keeps from the ledger, and that follow later."""
 DURABLE_WAIT_S = 0.5
 """How long a restriction's answer waits for the disk."""
 LIFT_WAIT_S = 5.0
@@ -71,7 +73,7 @@ class Lifecycle:
         self._listeners: list[Listener] = []
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._writing: dict[str, asyncio.Task[bool]] = {}
-        self._unwritten: dict[str, Event] = {}
+        self._unwritten: dict[str, tuple[Event, ...]] = {}
         self._lifting: set[str] = set()
         self._retry_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -219,26 +221,29 @@ class Lifecycle:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _write(self, switch: Switch, event: Event) -> asyncio.Task[bool]:
-        """Write the switch; the task says whether it is on disk, and never fails."""
-        again = self._unwritten.pop(switch.agent, None) is event
-        appended = self._append(event, [stored.switched(switch.agent, switch)])
-        writing = self._writing[switch.agent] = self._spawn(self._confirm(switch, event, appended, again))
+    def _write(self, switch: Switch, event: Event | None = None) -> asyncio.Task[bool]:
+        """Write the switch, with what could not be written of its agent before; the task says whether the switch is on
+        disk, and never fails."""
+        events = (*self._unwritten.pop(switch.agent, ()), *([event] if event is not None else ()))[-MAX_UNWRITTEN:]
+        row = [stored.switched(switch.agent, switch)]
+        appended = [self._append(one, row if one is events[-1] else []) for one in events]
+        level = logging.DEBUG if event is None else logging.ERROR  # it is tried every second
+        writing = self._writing[switch.agent] = self._spawn(self._confirm(switch, events, appended, level))
         return writing
 
-    async def _confirm(self, switch: Switch, event: Event, appended: asyncio.Future[int], again: bool) -> bool:
+    async def _confirm(
+        self, switch: Switch, events: Sequence[Event], appended: Sequence[asyncio.Future[int]], level: int
+    ) -> bool:
         agent = switch.agent
-        try:
-            await appended
-        except Exception as fault:  # disk full, locked, closed: the switch stands, and is written later
-            level = logging.DEBUG if again else logging.ERROR  # it is tried every second
-            log.log(level, "that agent %r is %s could not be written yet: %s", agent, switch.state, fault)
-            if self._writing.get(agent) is asyncio.current_task():
-                self._unwritten[agent] = event
+        done = await asyncio.gather(*appended, return_exceptions=True)
+        if self._writing.get(agent) is asyncio.current_task():
+            del self._writing[agent]
+        left = tuple(event for event, end in zip(events, done, strict=True) if isinstance(end, BaseException))
+        if left:
+            self._unwritten[agent] = (*left, *self._unwritten.get(agent, ()))[-MAX_UNWRITTEN:]
+        if isinstance(done[-1], BaseException):  # disk full, locked, closed: the switch stands, and is written later
+            log.log(level, "that agent %r is %s could not be written yet: %s", agent, switch.state, done[-1])
             return False
-        finally:
-            if self._writing.get(agent) is asyncio.current_task():
-                del self._writing[agent]
         if self._switches.get(agent) is switch:
             self._replace(replace(switch, durable=True))
         return True
@@ -286,10 +291,10 @@ class Lifecycle:
         if now < self._retry_at:
             return
         self._retry_at = now + RETRY_S
-        for agent, event in tuple(self._unwritten.items()):
+        for agent in tuple(self._unwritten):
             standing = self._switches.get(agent)
-            if standing is not None:
-                self._write(standing, event)
+            if standing is not None and agent not in self._writing:
+                self._write(standing)
 
     def _drained(self, switch: Switch) -> None:
         drained = replace(switch, drained_at=clock.wall(), durable=False)
