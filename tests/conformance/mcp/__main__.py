@@ -1,7 +1,7 @@
 """``python -m tests.conformance.mcp``: the official MCP conformance suite through a real sidecar, as a table.
 
 Node and the suite are fetched once into a folder beside the temporary files, or into what ``OUTRIDER_MCP_SUITE`` names.
-Exit code 0: everything passes that has to; 1: something does not; 2: the suite cannot be had here.
+Exit code 0: everything passes that has to; 1: something does not; 2: nothing could be run.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ def main() -> int:
         for run in RUNS
         if run.gate in (options.gate or "ABC") and (not options.scenario or run.scenario in options.scenario)
     ]
+    if not runs:
+        known = ", ".join(sorted({run.scenario for run in RUNS}))
+        print(f"No such run. The scenarios are: {known}.", file=sys.stderr)
+        return 2
     talk = Console(stderr=True)
     try:
         suite = Suite.get()
