@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -179,3 +181,44 @@ async def test_a_method_that_is_no_tool_is_a_read_of_the_policy(door: Door) -> N
     status, answer = await door.ask("/mcp/notes", "resources/read", {"uri": "note://x"}, **{"Mcp-Name": "note://x"})
     assert status == 200 and answer["result"]["contents"] == [], answer
     assert door.server.count("resources/read") == 2
+
+
+async def test_a_person_sees_a_drifted_tool_and_accepts_it(door: Door) -> None:
+    """By the commands, as they are typed; until then its calls are refused."""
+    upstream: dict[str, Any] = {"mcp": {"url": door.server.url, "drift": "refuse"}}
+    await asyncio.to_thread(door.gateway.write_policy, {**door.policy, "upstreams": {"notes": upstream}})
+    _, listed = await door.ask("/mcp/notes", "tools/list")
+    before = len(listed["result"]["tools"])
+    door.server.on["tools/list"] = lambda exchange: exchange.result(
+        {"tools": [{**tool, "description": "another"} for tool in door.server.tools], "ttlMs": 1000}
+    )
+    call = {"name": "look", "arguments": {}}
+
+    async def refused() -> bool:
+        _, answer = await door.ask("/mcp/notes", "tools/call", call)
+        problem = answer["result"].get("_meta", {}).get("dev.outrider/problem", {})
+        return bool(problem.get("code") == "tool_drifted")
+
+    renewed = {"mcp": {**upstream["mcp"], "headers": {"X-New": "yes"}}}  # a new connection, which reads the list anew
+    await asyncio.to_thread(door.gateway.write_policy, {**door.policy, "upstreams": {"notes": renewed}})
+    async with asyncio.timeout(20):
+        while not await refused():
+            await asyncio.sleep(0.1)
+    _, listed = await door.ask("/mcp/notes", "tools/list")
+    assert listed["result"]["tools"] == [] and before == 4
+    shown = await asyncio.to_thread(cli, door.gateway, "upstreams", "ls")
+    assert "drifted: ask, look, mirror, pay" in " ".join(shown.split())
+    said = await asyncio.to_thread(cli, door.gateway, "upstreams", "accept", "notes", "look", "--reason", "read it")
+    assert "Trusted as they are now, of notes: look" in said
+    assert not await refused()
+    wrong = await asyncio.to_thread(cli, door.gateway, "upstreams", "accept", "notes", "look", "--reason", "again")
+    assert "No tool 'look' of upstream 'notes' has drifted" in wrong
+
+
+def cli(gateway: GatewayProcess, *words: str) -> str:
+    """What a person reads."""
+    done = subprocess.run(
+        [sys.executable, "-m", "outrider", *words, "--data", str(gateway.data)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from outrider.policy.plans import Upstream
 from outrider.upstreams.mcp.session import OURSELVES
 from outrider.upstreams.mcp.transport import McpFailure
 
+CATALOG_S = 5.0
+"""How long a call waits for a server's list before its way through the pipeline begins."""
 UNKNOWN_SESSION = -31002
 
 ReadBody = Callable[[web.Request], Awaitable[bytes | None]]
@@ -128,8 +131,9 @@ async def _arguments_error(endpoint: Endpoint, request: web.Request, asked: Aske
     if driver is None:
         return None  # no such tool: the call itself will tell
     try:
-        catalog = await driver.catalog()
-    except (McpFailure, RpcError, ValueError):
+        async with asyncio.timeout(CATALOG_S):
+            catalog = await driver.catalog()
+    except (McpFailure, RpcError, ValueError, TimeoutError):
         return None  # so will it here
     tool = catalog.tools.get(name)
     return None if tool is None else argument_error(
