@@ -8,7 +8,7 @@ from typing import Any
 
 from outrider.policy.plans import McpUpstream
 from outrider.upstreams.mcp.catalog import Watch
-from outrider.upstreams.mcp.driver import McpDriver
+from outrider.upstreams.mcp.driver import NOBODY, McpDriver
 from outrider.upstreams.mcp.keeper import Keeper
 from outrider.upstreams.mcp.stdio import StdioTransport
 from outrider.upstreams.mcp.transport import McpFailure, Sending
@@ -24,7 +24,7 @@ log = logging.getLogger("outrider.mcp.child")
 class ChildDriver(McpDriver):
     """Starts the child with the first call, or at once and for ever with ``start: atStart``."""
 
-    def __init__(self, upstream: str, settings: McpUpstream, watch: Watch) -> None:
+    def __init__(self, upstream: str, settings: McpUpstream, watch: Watch = NOBODY) -> None:
         self._keeper = Keeper(upstream, settings)
         super().__init__(settings, self._transport, watch, one_era=True, open_s=START_S)
         self._keeping_up: asyncio.Task[None] | None = None
