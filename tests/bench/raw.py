@@ -15,7 +15,7 @@ from tests.bench.sidecar import Sidecar, policy, start_sidecar
 ARGS = {"id": "42", "at": "2026-01-01", "amount": 250}
 ACCOUNT = '  - {match: bench.account, effect: read, http: {method: GET, path: "/accounts/{args.id}"}}\n'
 P50 = 1.4
-SUBJECTS = ("plain proxy", "raw")
+SUBJECTS = ("plain proxy", "raw", "by name")
 
 
 def raw(folder: Path, effort: Effort) -> Findings:
@@ -45,6 +45,7 @@ def _subjects(
     targets = {
         "plain proxy": (*proxy, _request(method, path, "")),
         "raw": (sidecar.child, sidecar.port, _request(method, f"/http/bench{path}", sidecar.token)),
+        "by name": (sidecar.child, sidecar.port, sidecar.request("bench.read", ARGS)),
     }
 
     def load(child: Child, port: int, request: str) -> Measure:
@@ -66,7 +67,8 @@ def _judge(findings: Findings, found: Rounds, what: str, concurrency: int) -> No
     if concurrency == 1:
         for name in SUBJECTS:
             findings.add(f"{what}, {name}: p50", found.median(name, "p50_ms"), "ms")
-        findings.at_most(f"{what}, raw / plain proxy: p50", found.ratio(*reversed(SUBJECTS), "p50_ms"), "×", P50)
-    findings.add(
-        f"{what}, raw / plain proxy: CPU, concurrency {concurrency}", found.ratio(*reversed(SUBJECTS), "cpu_us"), "×"
-    )
+        findings.at_most(f"{what}, raw / plain proxy: p50", found.ratio("raw", "plain proxy", "p50_ms"), "×", P50)
+        findings.add(f"{what}, raw / by name (POST /v1/call): p50", found.ratio("raw", "by name", "p50_ms"), "×")
+    for other in ("plain proxy", "by name"):
+        ratio = found.ratio("raw", other, "cpu_us")
+        findings.add(f"{what}, raw / {other}: CPU, concurrency {concurrency}", ratio, "×")

@@ -136,6 +136,8 @@ def test_a_request_arrives_as_it_was_sent(world: World) -> None:
     assert sorted(set(names)) == [
         "accept", "content-length", "cookie", "gateway-attempt", "gateway-timeout-ms", "host", "outrider-call", "x-one",
     ]  # fmt: skip
+    received = world.records(reply.header("outrider-call"))[0]
+    assert received["args"]["body_sha256"] == seen.digest and received["caller_ref"] == "PATCH"
     assert seen.header("x-one") == ["1", "2"] and seen.header("host") == [f"127.0.0.1:{world.upstream.port}"]
 
 

@@ -97,10 +97,14 @@ async def _asked(place: Place, request: web.Request) -> tuple[Call, Exchange]:
     try:
         target = read_target(request.raw_path)
         settings = _settings(place, target.upstream)
+        policy = place.policies.current
         found = place.routes(target.upstream).find(request.method, target)
         body, readable = await _body(place, request, found is not None)
+        if policy is not place.policies.current:  # a newer one decides, so it says which tool it is
+            settings = _settings(place, target.upstream)
+            found = place.routes(target.upstream).find(request.method, target)
         tool = found.tool if found is not None else raw_tool(target.upstream)
-        args = _arguments(request, target, found, body if readable else None)
+        args = _arguments(request, target, found, body, readable)
         call = place.to_call(
             request, tool, args, _caller_ref(request, found), EFFECTS.get(request.method, Effect.WRITE)
         )
@@ -173,13 +177,13 @@ async def _first(request: web.Request, limit: int) -> bytes:
 
 
 def _arguments(
-    request: web.Request, target: Target, found: Found | None, body: bytes | Upload | None
+    request: web.Request, target: Target, found: Found | None, body: bytes | Upload | None, readable: bool
 ) -> dict[str, Any]:
-    content_type = request.headers.get("Content-Type", "")
-    read = body if isinstance(body, bytes) else None
+    kept = body if isinstance(body, bytes) else None
+    content_type = request.headers.get("Content-Type", "") if readable else ""
     if found is None:
-        return of_request(request.method, target, read, content_type)
-    return of_tool(found, target, request.headers, read, content_type)
+        return of_request(request.method, target, kept, content_type)
+    return of_tool(found, target, request.headers, kept if readable else None, content_type)
 
 
 def _refuse_unread(place: Place, call: Call, readable: bool) -> None:

@@ -327,6 +327,6 @@ def _left(passage: _Passage) -> Outcome:
 
 
 def _stalled(passage: _Passage, stalled: _Stalled) -> Outcome:
-    who, idle_s = ("caller", "upstream")[not stalled.caller], passage.plan.timeouts.idle_s
+    who, idle_s = "caller" if stalled.caller else "upstream", passage.plan.timeouts.idle_s
     text = f"nothing moved for {idle_s:g} s (timeouts.idle); the {who} was to go on"
     return Outcome(OutcomeKind.UNKNOWN, failure=Failure(Reason.STOPPED if stalled.caller else Reason.TIMEOUT, text))
