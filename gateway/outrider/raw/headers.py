@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from outrider.upstreams.streaming import Headers
@@ -20,31 +21,59 @@ OVERRIDES: Final = frozenset(
 """Headers by which some servers read another method or path than the request line's, which the rules see."""
 
 
+class _Sort(Enum):
+    """What a header is, by its name alone."""
+
+    PLAIN = 0
+    NAMES_OTHERS = 1  # Connection
+    STAYS = 2
+    AUTHORIZATION = 3
+    OVERRIDES = 4
+
+
+@lru_cache(maxsize=4096)
+def _sort_of(name: bytes, drop: frozenset[bytes]) -> _Sort:
+    """Remembered: clients say the same names again and again, and a name is bounded by the server's own limit."""
+    plain = name.lower()
+    spelled = plain.replace(b"_", b"-")
+    if spelled in OVERRIDES:
+        return _Sort.OVERRIDES
+    if plain == b"connection":
+        return _Sort.NAMES_OTHERS
+    if plain in drop or spelled.startswith(OWN):
+        return _Sort.STAYS
+    return _Sort.AUTHORIZATION if plain == b"authorization" else _Sort.PLAIN
+
+
 def overriding(headers: Headers) -> str:
     """The first header that would make it another request, empty where there is none."""
-    return next((name.decode("latin-1") for name, _ in headers if name.lower().replace(b"_", b"-") in OVERRIDES), "")
+    for name, _ in headers:
+        if _sort_of(name, OF_A_REQUEST) is _Sort.OVERRIDES:
+            return name.decode("latin-1")
+    return ""
 
 
 def of_request(headers: Headers, authorization: bytes | None) -> Headers:
     """What goes to the upstream. ``authorization`` is the client's own where that is forwarded."""
-    drop = OF_A_REQUEST | _named_by_connection(headers)
-    kept = tuple(pair for pair in headers if not _stays(pair[0].lower(), drop) and pair[0].lower() != b"authorization")
-    return kept if authorization is None else (*kept, (b"Authorization", authorization))
+    kept = _kept(headers, OF_A_REQUEST, without=_Sort.AUTHORIZATION)
+    return tuple(kept) if authorization is None else (*kept, (b"Authorization", authorization))
 
 
-def of_answer(headers: Headers) -> Iterable[tuple[str, str]]:
+def of_answer(headers: Headers) -> list[tuple[str, str]]:
     """What goes to the client."""
-    drop = OF_AN_ANSWER | _named_by_connection(headers)
-    return [(_text(name), _text(value)) for name, value in headers if not _stays(name.lower(), drop)]
+    return [(_text(name), _text(value)) for name, value in _kept(headers, OF_AN_ANSWER)]
 
 
-def _stays(name: bytes, drop: frozenset[bytes]) -> bool:
-    return name in drop or name.replace(b"_", b"-").startswith(OWN)
-
-
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    values = [value for name, value in headers if name.lower() == b"connection"]
-    return frozenset(word.strip().lower() for value in values for word in value.split(b","))
+def _kept(headers: Headers, drop: frozenset[bytes], without: _Sort | None = None) -> list[tuple[bytes, bytes]]:
+    kept = []
+    named: set[bytes] = set()
+    for pair in headers:
+        sort = _sort_of(pair[0], drop)
+        if sort is _Sort.NAMES_OTHERS:
+            named.update(word.strip().lower() for word in pair[1].split(b","))
+        elif sort is not _Sort.STAYS and sort is not without:
+            kept.append(pair)
+    return [pair for pair in kept if pair[0].lower() not in named] if named else kept
 
 
 def _text(value: bytes) -> str:
