@@ -183,6 +183,20 @@ async def test_a_method_that_is_no_tool_is_a_read_of_the_policy(door: Door) -> N
     assert door.server.count("resources/read") == 2
 
 
+async def test_a_cancellation_of_nothing_that_was_asked_is_taken_and_does_nothing(door: Door) -> None:
+    """Whatever its id is."""
+    begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    accept = {"Accept": "application/json, text/event-stream"}
+    url = f"{door.gateway.url}/mcp"
+    first = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}
+    async with door.http.post(url, json=first, headers=accept) as opened:
+        session = {"Mcp-Session-Id": opened.headers["Mcp-Session-Id"], **accept}
+    for id_ in (99, "x", None, {"a": 1}, [1]):
+        told = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id_}}
+        async with door.http.post(url, json=told, headers=session) as taken:
+            assert taken.status == 202
+
+
 async def test_a_person_sees_a_drifted_tool_and_accepts_it(door: Door) -> None:
     """By the commands, as they are typed; until then its calls are refused."""
     upstream: dict[str, Any] = {"mcp": {"url": door.server.url, "drift": "refuse"}}

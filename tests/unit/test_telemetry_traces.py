@@ -268,6 +268,6 @@ def test_a_tracestate_goes_with_its_traceparent_or_not_at_all() -> None:
 async def test_a_fault_in_a_span_is_no_fault_of_the_attempt(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call ends as it would have; its own span is there."""
     kept = traced(rig)
-    monkeypatch.setattr("outrider.telemetry.traces._server", lambda url: 1 / 0)
+    monkeypatch.setattr("outrider.telemetry.traces.of_server", lambda url: 1 / 0)
     _, outcome = await ended(rig, "up.read_x")
     assert outcome.ok and not kept.attempts() and kept.call().error is None

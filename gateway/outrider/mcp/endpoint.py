@@ -204,7 +204,8 @@ def _heard(endpoint: Endpoint, session: Session, found: Inbound) -> None:
     if "method" not in found.message:
         session.questions.answered(found.message)
     elif found.method == "notifications/cancelled":
-        flight = session.flights.get(found.params.get("requestId"))
+        id_ = found.params.get("requestId")
+        flight = session.flights.get(id_) if isinstance(id_, str | int) else None
         if flight is not None:
             endpoint.desk.supervisor.caller_gone(flight)
 

@@ -19,20 +19,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from outrider.calls import Attempt, Call, Outcome, Reason
 from outrider.errors import Code
 from outrider.ledger.redact import MAX_STORED_BYTES, Redactor
-from outrider.policy.compile import MCP_METHOD
-from outrider.policy.plans import LedgerSettings, McpUpstream, Plan
+from outrider.policy.plans import LedgerSettings, Plan
 from outrider.telemetry import semconv
+from outrider.telemetry.attributes import Value, mcp_method, of_mcp, of_server
 from outrider.telemetry.context import SAMPLED, UNSAMPLED, header, new_span_id, new_trace_id
 from outrider.telemetry.environment import Sampler
 
-Value = str | int | float | bool
 MAX_TEXT: Final = 256
 """Characters of an attribute, of a span's name and of a status."""
 MAX_CONTENT: Final = 4096
@@ -280,16 +278,9 @@ def _attempt_name(plan: Plan) -> str:
     if plan.upstream.http is not None:
         return plan.http.method.upper()[:MAX_TEXT]
     if plan.upstream.mcp is not None:
-        method, target = _mcp(plan.tool)
+        method, target = mcp_method(plan.tool)
         return f"{method} {target}".rstrip()[:MAX_TEXT]
     return f"{semconv.ATTEMPT} {plan.tool}"[:MAX_TEXT]
-
-
-def _mcp(tool: str) -> tuple[str, str]:
-    """Method and target of what an MCP server is asked."""
-    operation = tool.partition(".")[2]
-    passed_on = operation.startswith(MCP_METHOD)
-    return (operation[len(MCP_METHOD) :], "") if passed_on else (semconv.CALL_TOOL, operation)
 
 
 def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome, resends: int) -> dict[str, Value]:
@@ -303,36 +294,14 @@ def _attempt_attributes(attempt: Attempt, plan: Plan, breaker: str, end: Outcome
         semconv.ERROR_TYPE: "" if end.ok else _error_type(end, attempt),
     }
     if plan.upstream.mcp is not None:
-        found.update(_of_mcp(attempt, plan.upstream.mcp))
+        found.update(of_mcp(attempt, plan.upstream.mcp))
     if plan.upstream.http is not None:
-        found.update(_server(plan.upstream.http.url))
+        found.update(of_server(plan.upstream.http.url))
         found[semconv.HTTP_METHOD] = plan.http.method.upper()
         found[semconv.URL_TEMPLATE] = plan.http.path or f"/{attempt.tool.partition('.')[2]}"
         found[semconv.HTTP_STATUS] = attempt.status
         found[semconv.HTTP_RESENDS] = resends
     return _kept(found)
-
-
-def _of_mcp(attempt: Attempt, settings: McpUpstream) -> Mapping[str, Value]:
-    method, _ = _mcp(attempt.tool)
-    found: dict[str, Value] = {
-        semconv.MCP_METHOD: method,
-        semconv.OPERATION_NAME: semconv.EXECUTE_TOOL if method == semconv.CALL_TOOL else "",
-        semconv.TRANSPORT: "tcp" if settings.http is not None else "pipe",
-    }
-    if settings.http is not None:
-        found.update(_server(settings.http.url))
-    if (rpc := attempt.rpc) is not None:
-        found |= {semconv.MCP_VERSION: rpc.version, semconv.RPC_ID: str(rpc.id), semconv.RPC_STATUS: rpc.code}
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _server(url: str) -> Mapping[str, Value]:
-    """Never the user and password that an address may hold."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return {semconv.SERVER_ADDRESS: parts.hostname or "", semconv.SERVER_PORT: port, semconv.URL_SCHEME: parts.scheme}
 
 
 def _code(outcome: Outcome) -> str:
