@@ -22,6 +22,7 @@ from outrider.http_common import (
     cross_origin,
     guarded,
     in_authorization,
+    no_tunnel,
     own_host_only,
     problem_response,
     respond_problem,
@@ -73,7 +74,7 @@ class DataPlane:
 def data_app(plane: DataPlane) -> web.Application:
     """The agents' listener."""
     app = web.Application(
-        middlewares=[guarded(cross_origin, own_host_only, partial(_agents_only, plane.authenticator))],
+        middlewares=[guarded(no_tunnel, cross_origin, own_host_only, partial(_agents_only, plane.authenticator))],
         client_max_size=64 * 1024 * 1024,  # the policy's own, smaller limit is applied while reading
     )
 

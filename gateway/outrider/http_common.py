@@ -181,6 +181,14 @@ def own_host_only(request: web.Request) -> web.Response | None:
     return None
 
 
+def no_tunnel(request: web.Request) -> web.Response | None:
+    """What a tunnel carries cannot be governed."""
+    if request.method != "CONNECT":
+        return None
+    detail = "CONNECT is not offered: this is no forward proxy. Set your client's base URL to …/http/UPSTREAM."
+    return problem_response(Code.INVALID_REQUEST, detail, status=501)
+
+
 def _is_own(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True

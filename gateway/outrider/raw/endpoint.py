@@ -38,7 +38,6 @@ EFFECTS: Final[Mapping[str, Effect]] = {
     "DELETE": Effect.IDEMPOTENT,
 }
 """What a method promises (RFC 9110, section 9.2); any other may change something each time."""
-NOT_OFFERED: Final = frozenset({"CONNECT", "TRACE"})
 PASSED_ON: Final = frozenset({Code.UPSTREAM_FAILED, Code.OUTCOME_UNKNOWN})
 """Ends by which the upstream's own answer, where there is one, says more than ours."""
 
@@ -121,8 +120,8 @@ async def _asked(place: Place, request: web.Request) -> tuple[Call, Exchange]:
 
 def _refuse_other_protocols(request: web.Request) -> None:
     """Raises Refused."""
-    if request.method in NOT_OFFERED:
-        raise _refused(Code.INVALID_REQUEST, f"{request.method} is not offered: what it opens cannot be governed.", 501)
+    if request.method == "TRACE":
+        raise _refused(Code.INVALID_REQUEST, "TRACE is not offered: its answer would show what only we know.", 501)
     if "websocket" in request.headers.get("Upgrade", "").lower():
         detail = "WebSockets are not offered through /http: what passes over one cannot be governed call by call."
         raise _refused(Code.INVALID_REQUEST, detail, 501)
