@@ -101,7 +101,7 @@ class Runs:
             return
         run.paused = Pause(f"it has {why}", clock.wall())
         log.warning("run %s of agent %s is paused: it has %s", run.id, run.root, why)
-        self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": "paused"}, [stored.pause_row(run)])
+        run.pausing = self._emit(EventType.RUN_RUNAWAY, run, {**data, "action": "paused"}, [stored.pause_row(run)])
 
     def may_retry(self, run: Run | None) -> bool:
         """Whether its calls may have another retry together; it is counted with the answer."""

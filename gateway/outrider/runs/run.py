@@ -7,6 +7,7 @@ neither spends this one's calls nor pauses it. In one process, agents of many na
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -58,7 +59,7 @@ class Run:
     __slots__ = (
         "agents", "began", "calls", "counted_calls", "counted_retries", "failed", "failed_in_row", "first_wall",
         "guards", "held_to", "in_flight", "key", "last_like", "last_wall", "like_in_row", "observed", "paused",
-        "refusals", "refused", "refused_at", "resumes", "retries", "root", "told",
+        "pausing", "refusals", "refused", "refused_at", "resumes", "retries", "root", "told",
     )  # fmt: skip
 
     def __init__(self, key: Key, root: str, *, now: float, wall: float) -> None:
@@ -72,6 +73,7 @@ class Run:
         self.observed = False  # only watched: nothing is refused, cut short or paused
         self.resumes = 0
         self.paused: Pause | None = None
+        self.pausing: asyncio.Future[int] | None = None  # its pause on its way to the disk
         self.count_anew(now)
 
     def count_anew(self, now: float) -> None:

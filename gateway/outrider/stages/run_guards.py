@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from outrider.calls import Outcome
 from outrider.flight import Flight
 from outrider.observing import enforced
-from outrider.runs import Runs
+from outrider.runs import Run, Runs
 from outrider.runs.verdicts import likeness
 from outrider.stages import Next
+
+PAUSE_WAIT_S = 0.5
+"""How long the refusal that pauses a run waits for the disk; the pause holds in memory in any case."""
 
 
 class RunGuards:
@@ -31,6 +36,7 @@ class RunGuards:
             like = likeness(call, run.guards)
             refusal = enforced(flight, self._runs.barred(run, call, like))
             if refusal is not None:
+                await _pause_written(run)
                 return refusal
         flight.run = run
         run.admit(call.agent.name, like)
@@ -40,3 +46,10 @@ class RunGuards:
         finally:
             run.ended(outcome)
         return outcome
+
+
+async def _pause_written(run: Run) -> None:
+    """Who is told of a pause may count on it: a crash right after must not lift it."""
+    pausing, run.pausing = run.pausing, None
+    if pausing is not None:
+        await asyncio.wait([pausing], timeout=PAUSE_WAIT_S)
