@@ -845,6 +845,7 @@ def test_many_unacked_ends_are_told_in_one_greeting_and_behind_it(gateway: Gatew
     for _ in range(30):
         big()
     keys = {(call.id, 1) for call in gateway.calls}
+    eventually(lambda: {(end.call, end.n) for end in gateway.ends()} == keys)  # none is left to be acked and cut off
     gateway.acks = True
     gateway.said.clear()
     gateway.drop()
